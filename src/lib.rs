@@ -1,0 +1,7 @@
+//! Corelog: a streaming broker that speaks the Apache Kafka protocol, one journal per core.
+//!
+//! The modules stand in layer order; a module imports from its own layer's folder and from the
+//! layers above it in this list only (`tests/tidy.rs` checks it).
+
+// Layer 0, base: values everybody shares.
+pub mod base;
