@@ -5,3 +5,6 @@
 
 // Layer 0, base: values everybody shares.
 pub mod base;
+
+// Layer 1: the world outside a core.
+pub mod io;

@@ -1,4 +1,5 @@
 //! Values that every layer shares: ids, limits, time, aligned buffers, checksums.
 
+pub mod buffer;
 pub mod ids;
 pub mod time;
