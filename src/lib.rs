@@ -8,3 +8,6 @@ pub mod base;
 
 // Layer 1: the world outside a core.
 pub mod io;
+
+// Layer 2, minds: pure state machines.
+pub mod metadata;
