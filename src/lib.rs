@@ -1,13 +1,14 @@
 //! Corelog: a streaming broker that speaks the Apache Kafka protocol, one journal per core.
 //!
-//! The modules stand in layer order; a module imports from its own layer's folder and from the
-//! layers above it in this list only (`tests/tidy.rs` checks it).
+//! The modules stand in layer order; a module imports from the layers above it in this list only
+//! (`tests/tidy.rs` checks it).
 
 // Layer 0, base: values everybody shares.
 pub mod base;
 
-// Layer 1: the world outside a core.
+// Layer 1: bytes to values and back, and the world outside a core.
 pub mod io;
+pub mod wire;
 
 // Layer 2, minds: pure state machines.
 pub mod metadata;

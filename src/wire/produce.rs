@@ -1,0 +1,68 @@
+//! A Produce request read in place: one bounded walk that yields each partition's records as a
+//! range of the frame, so that they are never copied.
+
+use std::ops::Range;
+
+use super::api::ApiKey;
+use super::primitive::{Context, DecodeError, Reader, Uuid, Wire};
+
+/// How a request names a topic: by name up to version 12, by id from 13.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicRef<'a> {
+    Name(&'a str),
+    Id(Uuid),
+}
+
+/// The request's own fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProduceHead<'a> {
+    pub transactional_id: Option<&'a str>,
+    pub acks: i16,
+    pub timeout_ms: i32,
+}
+
+/// What the walk meets, in the order of the request.
+pub trait ProduceSink<'a> {
+    fn topic(&mut self, topic: TopicRef<'a>);
+
+    /// `records` is a range of the body given to `read`; `None` where the request has null.
+    fn partition(&mut self, index: i32, records: Option<Range<usize>>);
+}
+
+/// Reads `body` of `version`, telling `sink` of each topic and partition.
+pub fn read<'a>(
+    body: &'a [u8],
+    version: i16,
+    sink: &mut impl ProduceSink<'a>,
+) -> Result<ProduceHead<'a>, DecodeError> {
+    let context = ApiKey::Produce.context(version);
+    let reader = &mut Reader::new(body);
+    let at = |field| move |error: DecodeError| error.within(field);
+    let transactional_id = reader.string(context).map_err(at("transactional_id"))?;
+    let acks = reader.i16().map_err(at("acks"))?;
+    let timeout_ms = reader.i32().map_err(at("timeout_ms"))?;
+    let topics = reader.count(context).map_err(at("topic_data"))?.unwrap_or(0);
+    for _ in 0..topics {
+        let topic = read_topic(reader, context).map_err(at("topic_data"))?;
+        sink.topic(topic);
+        let partitions = reader.count(context).map_err(at("partition_data"))?.unwrap_or(0);
+        for _ in 0..partitions {
+            let index = reader.i32().map_err(at("index"))?;
+            let records = reader.bytes(context).map_err(at("records"))?;
+            let end = body.len() - reader.remaining();
+            sink.partition(index, records.map(|records| end - records.len()..end));
+            reader.skip_tags(context).map_err(at("partition tags"))?;
+        }
+        reader.skip_tags(context).map_err(at("topic tags"))?;
+    }
+    reader.skip_tags(context).map_err(at("tags"))?;
+    reader.end()?;
+    Ok(ProduceHead { transactional_id, acks, timeout_ms })
+}
+
+fn read_topic<'a>(reader: &mut Reader<'a>, context: Context) -> Result<TopicRef<'a>, DecodeError> {
+    if context.version >= 13 {
+        return Ok(TopicRef::Id(Uuid::decode(reader, context)?));
+    }
+    Ok(TopicRef::Name(<&str>::decode(reader, context)?))
+}
