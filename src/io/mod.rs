@@ -16,6 +16,7 @@
 //!       implementor refuses others with `InvalidInput`.
 
 pub mod mailbox;
+pub mod ring;
 
 use std::future::Future;
 use std::io::Result;

@@ -1,0 +1,224 @@
+//! Files on the second ring: direct, aligned, positioned.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use io_uring::{opcode, types};
+
+use super::RingIo;
+use super::driver::{Keep, fd, own};
+use crate::base::buffer::{ALIGNMENT, AlignedBuffer};
+use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
+
+/// Zeros written at a time when a file is allocated.
+const ALLOCATE_CHUNK_BYTES: usize = 1 << 20;
+const MODE: libc::mode_t = 0o640;
+
+/// An open file.
+pub struct RingFile {
+    io: RingIo,
+    descriptor: Rc<OwnedFd>,
+    path: PathBuf,
+    direct: bool,
+    length: Cell<u64>,
+}
+
+pub async fn open(io: &RingIo, path: &Path, how: OpenHow) -> io::Result<RingFile> {
+    let create = match how {
+        OpenHow::Existing => 0,
+        OpenHow::CreateNew => libc::O_CREAT | libc::O_EXCL,
+    };
+    let flags = libc::O_RDWR | libc::O_CLOEXEC | create;
+    let (descriptor, direct) = match open_at(io, path, flags | libc::O_DIRECT).await {
+        Ok(descriptor) => (descriptor, true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // A file system without O_DIRECT may have created the file before it refused.
+            let again = flags & !libc::O_EXCL;
+            (open_at(io, path, again).await?, false)
+        }
+        Err(error) => return Err(error),
+    };
+    if how == OpenHow::CreateNew {
+        sync_parent(io, path).await?;
+    }
+    let descriptor = Rc::new(descriptor);
+    let length = std::fs::metadata(path)?.len();
+    Ok(RingFile {
+        io: io.clone(),
+        descriptor,
+        path: path.to_owned(),
+        direct,
+        length: Cell::new(length),
+    })
+}
+
+async fn open_at(io: &RingIo, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
+        .flags(flags)
+        .mode(MODE)
+        .build();
+    let keep = Keep { paths: vec![path], yields_descriptor: true, ..Keep::default() };
+    // SAFETY: the path's bytes are on the heap, owned by `keep`.
+    let (result, _) = unsafe { io.driver().submit(entry, keep) }.await;
+    result.map(|descriptor| own(descriptor.cast_signed()))
+}
+
+pub async fn rename(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
+    let paths = vec![c_path(from)?, c_path(to)?];
+    let here = types::Fd(libc::AT_FDCWD);
+    let entry = opcode::RenameAt::new(here, paths[0].as_ptr(), here, paths[1].as_ptr()).build();
+    // SAFETY: both paths' bytes are on the heap, owned by the keep.
+    let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
+    operation.await.0?;
+    sync_parent(io, to).await
+}
+
+pub async fn remove(io: &RingIo, path: &Path) -> io::Result<()> {
+    let paths = vec![c_path(path)?];
+    let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), paths[0].as_ptr()).build();
+    // SAFETY: the path's bytes are on the heap, owned by the keep.
+    let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
+    operation.await.0?;
+    sync_parent(io, path).await
+}
+
+async fn sync_parent(io: &RingIo, path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    let directory = Rc::new(open_at(io, parent, flags).await?);
+    sync(io, &directory, types::FsyncFlags::empty()).await
+}
+
+async fn sync(io: &RingIo, descriptor: &Rc<OwnedFd>, flags: types::FsyncFlags) -> io::Result<()> {
+    let entry = opcode::Fsync::new(fd(descriptor)).flags(flags).build();
+    let keep = Keep { descriptor: Some(descriptor.clone()), ..Keep::default() };
+    // SAFETY: the entry holds no pointers.
+    unsafe { io.driver().submit(entry, keep) }.await.0?;
+    Ok(())
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path holds a zero byte"))
+}
+
+fn check_aligned(offset: u64, length: usize) -> io::Result<()> {
+    if offset.is_multiple_of(BLOCK_BYTES as u64) && length.is_multiple_of(BLOCK_BYTES) {
+        return Ok(());
+    }
+    let what = format!("{length} bytes at {offset} are not aligned to {BLOCK_BYTES}");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+}
+
+impl RingFile {
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    async fn write_piece(&self, offset: u64, data: Bytes, dsync: bool) -> io::Result<usize> {
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let flags = if dsync { libc::RWF_DSYNC } else { 0 };
+        let entry = opcode::Write::new(fd(&self.descriptor), data.as_ptr(), length)
+            .offset(offset)
+            .rw_flags(flags)
+            .build();
+        let descriptor = Some(self.descriptor.clone());
+        let keep = Keep { descriptor, bytes: Some(data), ..Keep::default() };
+        // SAFETY: `data` is counted memory that `keep` holds.
+        let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
+        Ok(result? as usize)
+    }
+}
+
+impl File for RingFile {
+    fn len(&self) -> u64 {
+        self.length.get()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    async fn read_at(&self, offset: u64, length: usize) -> io::Result<AlignedBuffer> {
+        check_aligned(offset, length)?;
+        let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
+        let mut buffer = self.io.arena().take(length).ok_or_else(refused)?;
+        let mut done = 0;
+        while done < length {
+            let left = u32::try_from(length - done).unwrap_or(u32::MAX);
+            let start = buffer[done..].as_mut_ptr();
+            let entry = opcode::Read::new(fd(&self.descriptor), start, left)
+                .offset(offset + done as u64)
+                .build();
+            let descriptor = Some(self.descriptor.clone());
+            let keep = Keep { descriptor, buffer: Some(buffer), ..Keep::default() };
+            // SAFETY: `start` points into the buffer that `keep` holds.
+            let (result, keep) = unsafe { self.io.driver().submit(entry, keep) }.await;
+            buffer = keep.buffer.unwrap_or_else(|| unreachable!("it was kept above"));
+            match result? as usize {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => done += read,
+            }
+            if done < length && !done.is_multiple_of(BLOCK_BYTES) {
+                // Direct reads stop inside a block only at the end of the file.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(buffer)
+    }
+
+    async fn write_at(&self, offset: u64, data: Bytes, durability: Durability) -> io::Result<()> {
+        check_aligned(offset, data.len())?;
+        if self.direct && !(data.as_ptr() as usize).is_multiple_of(ALIGNMENT) {
+            let what = "the memory of a direct write is not aligned";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let mut left = data;
+        let mut at = offset;
+        while !left.is_empty() {
+            let flushed = durability == Durability::Flushed;
+            let written = self.write_piece(at, left.clone(), flushed).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            if written < left.len() && !written.is_multiple_of(BLOCK_BYTES) {
+                let what = format!("a write at {at} stopped inside a block after {written} bytes");
+                return Err(io::Error::other(what));
+            }
+            left = left.slice(written..);
+            at += written as u64;
+        }
+        self.length.set(self.length.get().max(at));
+        Ok(())
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        sync(&self.io, &self.descriptor, types::FsyncFlags::DATASYNC).await
+    }
+
+    async fn allocate(&self, length: u64) -> io::Result<()> {
+        let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
+        let mut zeros = self.io.arena().take(ALLOCATE_CHUNK_BYTES).ok_or_else(refused)?;
+        zeros.fill(0);
+        let zeros = zeros.freeze();
+        let mut at = self.length.get().next_multiple_of(BLOCK_BYTES as u64);
+        while at < length {
+            let chunk = usize::try_from(length - at).unwrap_or(usize::MAX);
+            let chunk = chunk.min(ALLOCATE_CHUNK_BYTES).next_multiple_of(BLOCK_BYTES);
+            self.write_at(at, zeros.slice(..chunk), Durability::Written).await?;
+            at += chunk as u64;
+        }
+        sync(&self.io, &self.descriptor, types::FsyncFlags::empty()).await
+    }
+}

@@ -1,0 +1,221 @@
+//! What the machine offers and what it lacks, found before anything else starts; each lack comes
+//! with its remedy.
+
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use io_uring::IoUring;
+
+/// `DEFER_TASKRUN` came with 6.1.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+/// Descriptors that the node wants at least, for connections and files.
+const DESCRIPTORS_MIN: u64 = 1024;
+/// What the executors' rings lock, each.
+const LOCKED_BYTES_PER_CORE: u64 = 256 << 10;
+
+/// Why the node cannot run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    KernelTooOld(String),
+    RingDisabled,
+    RingBlocked(String),
+    Descriptors(u64),
+    LockedMemory { limit: u64, needed: u64 },
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::KernelTooOld(release) => write!(
+                f,
+                "kernel {release} is too old: Corelog needs Linux {}.{} or newer",
+                KERNEL_MIN.0, KERNEL_MIN.1
+            ),
+            Unfit::RingDisabled => write!(
+                f,
+                "io_uring is disabled on this machine: run `sysctl -w kernel.io_uring_disabled=0`"
+            ),
+            Unfit::RingBlocked(why) => write!(
+                f,
+                "io_uring is blocked ({why}): in a container, allow the io_uring system calls in \
+                 its seccomp profile (docker run --security-opt seccomp=unconfined)"
+            ),
+            Unfit::Descriptors(limit) => write!(
+                f,
+                "the limit of open files is {limit}: raise it with `ulimit -n 65536` or \
+                 LimitNOFILE=65536 in the unit file"
+            ),
+            Unfit::LockedMemory { limit, needed } => write!(
+                f,
+                "the limit of locked memory is {limit} bytes and {needed} are needed: raise it \
+                 with `ulimit -l unlimited` or LimitMEMLOCK=infinity in the unit file"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// Checks the kernel, io_uring and the limits; raises the open-file limit as far as allowed.
+pub fn machine(cores: usize) -> Result<(), Unfit> {
+    let release = kernel_release();
+    if version_of(&release).is_some_and(|version| version < KERNEL_MIN) {
+        return Err(Unfit::KernelTooOld(release));
+    }
+    let probe: io::Result<IoUring> =
+        IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8);
+    if let Err(error) = probe {
+        return Err(ring_refusal(&error, &release));
+    }
+    let descriptors = raise_descriptors();
+    if descriptors < DESCRIPTORS_MIN {
+        return Err(Unfit::Descriptors(descriptors));
+    }
+    check_locked_memory(cores)
+}
+
+fn ring_refusal(error: &io::Error, release: &str) -> Unfit {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    if disabled.is_ok_and(|value| value.trim() != "0") {
+        return Unfit::RingDisabled;
+    }
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => Unfit::KernelTooOld(release.to_string()),
+        _ => Unfit::RingBlocked(error.to_string()),
+    }
+}
+
+/// The running kernel's release, as `uname -r` prints it.
+pub fn kernel_release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    release.trim().to_string()
+}
+
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one `rlimit`; on failure it stays zero.
+    unsafe { libc::getrlimit(resource, &mut limit) };
+    limit
+}
+
+fn raise_descriptors() -> u64 {
+    let mut limit = limit_of(libc::RLIMIT_NOFILE);
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: the call reads one `rlimit`.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
+            limit = raised;
+        }
+    }
+    limit.rlim_cur
+}
+
+fn check_locked_memory(cores: usize) -> Result<(), Unfit> {
+    // SAFETY: the call takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return Ok(());
+    }
+    let limit = limit_of(libc::RLIMIT_MEMLOCK).rlim_cur;
+    let needed = LOCKED_BYTES_PER_CORE * cores as u64;
+    if limit < needed { Err(Unfit::LockedMemory { limit, needed }) } else { Ok(()) }
+}
+
+/// CPUs that this process may run on.
+pub fn cpus() -> Vec<usize> {
+    // SAFETY: a zeroed set is a valid empty one.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes at most the size given into `set`.
+    let outcome = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    if outcome != 0 {
+        return vec![0];
+    }
+    let bits = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: `cpu` is below CPU_SETSIZE.
+    (0..bits).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// Total memory in bytes, 0 if unknown.
+pub fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// A directory's file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// `ext4`, `xfs`, `tmpfs`, ...
+    pub kind: String,
+    /// The device it is mounted from.
+    pub device: String,
+    /// Whether a file in it can be opened with O_DIRECT.
+    pub direct: bool,
+}
+
+/// The file system of an existing directory.
+pub fn file_system(directory: &Path) -> io::Result<FileSystem> {
+    let directory = directory.canonicalize()?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut best: Option<(&str, &str, &str)> = None;
+    for line in mounts.lines() {
+        let mut fields = line.split(' ');
+        let (Some(device), Some(point), Some(kind)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        if directory.starts_with(point) && best.is_none_or(|(_, best, _)| point.len() >= best.len())
+        {
+            best = Some((device, point, kind));
+        }
+    }
+    let (device, _, kind) = best.unwrap_or(("unknown", "", "unknown"));
+    Ok(FileSystem {
+        kind: kind.to_string(),
+        device: device.to_string(),
+        direct: takes_direct(&directory),
+    })
+}
+
+fn takes_direct(directory: &Path) -> bool {
+    let probe = directory.join(format!(".direct-{}", std::process::id()));
+    let Ok(path) = std::ffi::CString::new(probe.as_os_str().as_bytes()) else { return false };
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_DIRECT | libc::O_CLOEXEC;
+    // SAFETY: `path` is a C string that lives across the call; the result is checked.
+    let descriptor = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
+    if descriptor >= 0 {
+        drop(super::driver::own(descriptor));
+    }
+    drop(std::fs::remove_file(&probe));
+    descriptor >= 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_fit_and_described() {
+        assert_eq!(machine(2), Ok(()));
+        assert!(!cpus().is_empty());
+        assert!(memory_bytes() > 0);
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let found = file_system(directory.path()).expect("a file system");
+        assert_ne!(found.kind, "unknown");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn kernel_releases_are_read() {
+        assert_eq!(version_of("6.18.44-fc"), Some((6, 18)));
+        assert_eq!(version_of("5.10"), Some((5, 10)));
+        assert_eq!(version_of(""), None);
+    }
+}
