@@ -12,3 +12,6 @@ pub mod wire;
 
 // Layer 2, minds: pure state machines.
 pub mod metadata;
+
+// Layer 2, hands: they await I/O.
+pub mod journal;

@@ -1,0 +1,270 @@
+//! The journal's files: made of written zeros ahead of the head, used again when released.
+//!
+//! Invariants
+//!   F1  Zeros are written only beyond what was ever placed: a step is published as allocated
+//!       after it is durable, and no group is placed into it before.
+//!   F2  Files are used again lowest number first, so that the numbers in use have no hole.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Handle, Inner, Location, Refusal, is_no_space};
+use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
+
+/// Zeros are kept this far ahead of the head ...
+const AHEAD_BYTES: u64 = 32 << 20;
+/// ... and written in steps of this size, the first being small so that a start is quick.
+const STEP_BYTES: u64 = 4 << 20;
+const FIRST_STEP_BYTES: u64 = 1 << 20;
+/// A full disk is tried again after this long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The path of file `number`.
+pub fn path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("journal-{number:012}"))
+}
+
+/// The number in a file's name, if it is one of ours.
+pub fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("journal-")?.parse().ok()
+}
+
+/// The open files by number; those released are used again.
+pub struct Files<F> {
+    open: BTreeMap<u64, Handle<F>>,
+    /// Files below this number are released.
+    first_needed: u64,
+}
+
+impl<F> Files<F> {
+    pub fn new() -> Files<F> {
+        Files { open: BTreeMap::new(), first_needed: 0 }
+    }
+
+    pub fn insert(&mut self, number: u64, file: F) {
+        self.open.insert(number, Rc::new(file));
+    }
+
+    pub fn get(&self, number: u64) -> Option<Handle<F>> {
+        self.open.get(&number).cloned()
+    }
+
+    /// The files with the greatest numbers.
+    pub fn newest(&self, count: usize) -> Vec<Handle<F>> {
+        self.open.values().rev().take(count).cloned().collect()
+    }
+
+    /// Files that hold something needed.
+    pub fn in_use(&self) -> u64 {
+        self.open.range(self.first_needed..).count() as u64
+    }
+
+    fn released(&self) -> Option<u64> {
+        self.open.keys().next().copied().filter(|number| *number < self.first_needed)
+    }
+}
+
+/// What the preparing task does next.
+enum Step {
+    /// Write zeros in the current file up to this place in it.
+    Extend {
+        number: u64,
+        to: u64,
+    },
+    /// Make the next file.
+    Create {
+        number: u64,
+        to: u64,
+    },
+    /// Use a released file as the next one.
+    Reuse {
+        old: u64,
+        number: u64,
+    },
+    /// Nothing can be done before something is released or deleted.
+    Full,
+    Wait,
+    End,
+}
+
+/// Keeps allocated space ahead of the head until the journal closes.
+pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
+    loop {
+        let step = plan(&inner);
+        let outcome = match step {
+            Step::End => return,
+            Step::Wait => {
+                wait(&inner).await;
+                Ok(())
+            }
+            Step::Full => {
+                let bytes_max = inner.settings.bytes_max;
+                refuse(&inner, Refusal::Full { bytes_max });
+                wait(&inner).await;
+                Ok(())
+            }
+            Step::Extend { number, to } => extend(&inner, number, to).await,
+            Step::Create { number, to } => create(&inner, number, to).await,
+            Step::Reuse { old, number } => reuse(&inner, old, number).await,
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::OutOfMemory => {
+                refuse(&inner, Refusal::NoSpace(error.to_string()));
+                inner.io.sleep(RETRY).await;
+            }
+            Err(error) => {
+                inner.state.borrow_mut().poison("file preparation", &error);
+                return;
+            }
+        }
+    }
+}
+
+fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
+    let state = inner.state.borrow();
+    if state.closing {
+        return Step::End;
+    }
+    let space = &state.space;
+    let wanted = space.wanted as u64;
+    let filling = state.filling.as_ref().map_or(0, |filling| filling.bytes() as u64);
+    let head = space.head + filling;
+    let (number, end) = (space.file_number(), space.file_end());
+    let start = end - space.file_bytes;
+    if space.allocated < end && space.allocated.saturating_sub(head) < AHEAD_BYTES.max(wanted) {
+        let to = (space.allocated - start + STEP_BYTES.max(wanted)).min(space.file_bytes);
+        return Step::Extend { number, to: to.next_multiple_of(BLOCK_BYTES as u64) };
+    }
+    match space.next_allocated {
+        None if space.allocated == end && end.saturating_sub(head) < AHEAD_BYTES.max(wanted) => {
+            if let Some(old) = state.files.released() {
+                return Step::Reuse { old, number: number + 1 };
+            }
+            let files = state.files.open.len() as u64 + 1;
+            if files * space.file_bytes > inner.settings.bytes_max {
+                return if space.refusal.is_some() { Step::Wait } else { Step::Full };
+            }
+            let to = FIRST_STEP_BYTES.max(wanted).min(space.file_bytes);
+            Step::Create { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) }
+        }
+        Some(allocated) if allocated - end < wanted.min(space.file_bytes) => {
+            let to = wanted.min(space.file_bytes);
+            Step::Extend { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) }
+        }
+        _ => Step::Wait,
+    }
+}
+
+async fn wait<I: Io>(inner: &Rc<Inner<I>>) {
+    let mut waited = false;
+    poll_fn(|context| {
+        if waited {
+            return Poll::Ready(());
+        }
+        waited = true;
+        inner.state.borrow_mut().preparer = Some(context.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+fn refuse<I: Io>(inner: &Rc<Inner<I>>, refusal: Refusal) {
+    let mut state = inner.state.borrow_mut();
+    if state.space.refusal.is_none() {
+        tracing::warn!("{}", refusal);
+    }
+    state.space.refusal = Some(refusal);
+    state.wake_watchers();
+}
+
+/// Publishes that `number` is allocated up to `to`.
+fn publish<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) {
+    let mut state = inner.state.borrow_mut();
+    let end = number * inner.settings.file_bytes + to;
+    if state.space.file_number() == number {
+        state.space.allocated = state.space.allocated.max(end);
+    } else {
+        state.space.next_allocated = Some(end);
+    }
+    if state.space.refusal.take().is_some() {
+        tracing::info!("the journal has space again and takes writes");
+    }
+    state.space.wanted = 0;
+    state.wake_watchers();
+}
+
+async fn extend<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result<()> {
+    let file = inner.state.borrow().files.get(number);
+    let file = file.ok_or_else(|| io::Error::other("the journal's current file is not open"))?;
+    file.allocate(to).await?;
+    publish(inner, number, file.len().min(inner.settings.file_bytes));
+    Ok(())
+}
+
+async fn create<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result<()> {
+    let path = path(&inner.settings.directory, number);
+    let known = inner.state.borrow().files.get(number);
+    let file = match known {
+        Some(file) => file,
+        None => {
+            let file = inner.io.open(&path, OpenHow::CreateNew).await?;
+            inner.state.borrow_mut().files.insert(number, file);
+            inner.state.borrow().files.get(number).unwrap_or_else(|| unreachable!("inserted"))
+        }
+    };
+    file.allocate(to).await?;
+    publish(inner, number, file.len().min(inner.settings.file_bytes));
+    Ok(())
+}
+
+async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result<()> {
+    let directory = &inner.settings.directory;
+    inner.io.rename(&path(directory, old), &path(directory, number)).await?;
+    let file = {
+        let mut state = inner.state.borrow_mut();
+        let file = state.files.open.remove(&old);
+        let file = file.ok_or_else(|| io::Error::other("a released file is not open"))?;
+        state.files.open.insert(number, file.clone());
+        file
+    };
+    publish(inner, number, file.len().min(inner.settings.file_bytes));
+    Ok(())
+}
+
+/// See `Journal::release`.
+pub fn release<I: Io>(inner: &Rc<Inner<I>>, address: u64) {
+    let mut state = inner.state.borrow_mut();
+    let needed = (address / inner.settings.file_bytes).min(state.space.file_number());
+    if needed > state.files.first_needed {
+        state.files.first_needed = needed;
+        state.space.refusal = None;
+        state.wake_preparer();
+        state.wake_watchers();
+    }
+}
+
+/// Reads any range within one file.
+pub async fn read<I: Io>(inner: &Rc<Inner<I>>, location: Location) -> io::Result<Bytes> {
+    let file_bytes = inner.settings.file_bytes;
+    let number = location.address / file_bytes;
+    let file = inner.state.borrow().files.get(number);
+    let gone = || io::Error::other(format!("journal file {number} is not there any more"));
+    let file = file.ok_or_else(gone)?;
+    let start = location.address % file_bytes;
+    let end = start + u64::from(location.length);
+    let block = BLOCK_BYTES as u64;
+    let aligned = start / block * block;
+    let length =
+        usize::try_from(end.next_multiple_of(block) - aligned).map_err(io::Error::other)?;
+    let buffer = file.read_at(aligned, length).await?;
+    let skip = usize::try_from(start - aligned).map_err(io::Error::other)?;
+    Ok(buffer.freeze().slice(skip..skip + location.length as usize))
+}

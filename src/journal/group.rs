@@ -1,0 +1,155 @@
+//! Filling and sealing groups.
+//!
+//! Invariants
+//!   G1  A filling group with its directory and padding always fits the space it was given.
+//!   G2  Addresses of groups are dense within a file.
+
+use bytes::Bytes;
+
+use super::layout::{DIRECTORY_ENTRY_BYTES, Entry, GroupHeader, HEADER_BYTES, put_entry};
+use super::{Appended, Inner, Location, Position, Refusal, State};
+use crate::base::buffer::{AlignedBuffer, Arena};
+use crate::io::{BLOCK_BYTES, Io};
+
+/// The smallest buffer a group begins with.
+const FIRST_BYTES: usize = 16 << 10;
+
+/// The group that takes entries.
+pub struct Filling {
+    sequence: u64,
+    address: u64,
+    buffer: AlignedBuffer,
+    directory: Vec<u8>,
+    entries: u32,
+}
+
+/// A group that takes no more entries and waits for its write.
+pub struct Sealed {
+    pub sequence: u64,
+    pub address: u64,
+    pub bytes: Bytes,
+}
+
+impl Filling {
+    fn new(sequence: u64, address: u64, mut buffer: AlignedBuffer) -> Filling {
+        buffer.set_len(HEADER_BYTES);
+        Filling { sequence, address, buffer, directory: Vec::new(), entries: 0 }
+    }
+
+    /// Bytes of the group if an entry of `body` bytes is added.
+    pub fn bytes_with(&self, body: usize) -> usize {
+        group_bytes(self.buffer.len() - HEADER_BYTES + body, self.entries as usize + 1)
+    }
+
+    pub fn bytes(&self) -> usize {
+        group_bytes(self.buffer.len() - HEADER_BYTES, self.entries as usize)
+    }
+
+    /// Makes the buffer large enough for an entry of `body` bytes and for sealing after it.
+    fn grow(&mut self, body: usize, arena: &Arena) -> Result<(), Refusal> {
+        let needed = self.bytes_with(body);
+        if needed <= self.buffer.capacity() {
+            return Ok(());
+        }
+        let mut larger = take(arena, needed)?;
+        larger.set_len(0);
+        let copied = larger.extend(&self.buffer);
+        assert!(copied, "the larger buffer holds what the smaller one held");
+        self.buffer = larger;
+        Ok(())
+    }
+
+    fn push(&mut self, entry: &Entry, body: &[u8], stamp: impl FnOnce(&mut [u8])) -> Location {
+        let start = self.buffer.len();
+        let copied = self.buffer.extend(body);
+        assert!(copied, "grown before");
+        stamp(&mut self.buffer[start..]);
+        put_entry(&mut self.directory, entry, &self.buffer[start..]);
+        self.entries += 1;
+        Location {
+            address: self.address + start as u64,
+            length: u32::try_from(body.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn seal(mut self, journal_id: u64, flushed: u64) -> Sealed {
+        let directory_at = self.buffer.len();
+        let length = self.bytes();
+        self.buffer.set_len(length);
+        let header = GroupHeader {
+            journal_id,
+            sequence: self.sequence,
+            address: self.address,
+            length: u32::try_from(length).unwrap_or(u32::MAX),
+            directory_at: u32::try_from(directory_at).unwrap_or(u32::MAX),
+            entries: self.entries,
+            flushed,
+        };
+        header.seal(&mut self.buffer, &self.directory);
+        Sealed { sequence: self.sequence, address: self.address, bytes: self.buffer.freeze() }
+    }
+}
+
+/// Bytes of a group with `bodies` bytes in `entries` entries.
+pub fn group_bytes(bodies: usize, entries: usize) -> usize {
+    (HEADER_BYTES + bodies + entries * DIRECTORY_ENTRY_BYTES).next_multiple_of(BLOCK_BYTES)
+}
+
+fn take(arena: &Arena, bytes: usize) -> Result<AlignedBuffer, Refusal> {
+    arena.take(bytes).ok_or_else(|| {
+        Refusal::NoSpace("the core's memory is in use; raise core.memory.bytes".into())
+    })
+}
+
+/// Appends one entry; see `Journal::append`.
+pub fn append<I: Io>(
+    inner: &Inner<I>,
+    entry: Entry,
+    body: &[u8],
+    stamp: impl FnOnce(&mut [u8]),
+) -> Result<Appended, Refusal> {
+    let mut state = inner.state.borrow_mut();
+    if let Some(poisoned) = &state.poisoned {
+        return Err(Refusal::Poisoned(poisoned.clone()));
+    }
+    let group_bytes_max = inner.settings.group_bytes_max;
+    let fits = state.filling.as_ref().is_some_and(|filling| {
+        let bytes = filling.bytes_with(body.len());
+        bytes <= group_bytes_max && state.space.holds_in_file(filling.address, bytes)
+    });
+    if !fits {
+        state.seal_filling();
+        state.start_group(inner, body.len())?;
+    }
+    let State { filling, pending_bytes, .. } = &mut *state;
+    let Some(filling) = filling.as_mut() else { unreachable!("started above") };
+    filling.grow(body.len(), &inner.arena)?;
+    let before = if filling.entries == 0 { 0 } else { filling.bytes() };
+    let location = filling.push(&entry, body, stamp);
+    let position = Position(filling.sequence);
+    *pending_bytes += filling.bytes() - before;
+    state.wake_writer();
+    Ok(Appended { position, location })
+}
+
+impl<I: Io> State<I> {
+    /// Moves the filling group to those that wait for the disk.
+    pub(super) fn seal_filling(&mut self) {
+        if let Some(filling) = self.filling.take() {
+            assert!(filling.entries > 0, "a group is started for an entry");
+            let sealed = filling.seal(self.journal_id, self.flushed);
+            self.space.head = sealed.address + sealed.bytes.len() as u64;
+            self.sealed.push_back(sealed);
+            self.wake_preparer();
+        }
+    }
+
+    fn start_group(&mut self, inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
+        let bytes = group_bytes(body, 1);
+        let buffer = take(&inner.arena, bytes.max(FIRST_BYTES))?;
+        let address = self.space.place(bytes)?;
+        self.filling = Some(Filling::new(self.next_sequence, address, buffer));
+        self.next_sequence += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,387 @@
+//! The journal: one append-only sequence of commit groups per core, shared by all partitions the
+//! core owns.
+//!
+//!     | group | group | ... | group |        block-aligned, checksummed, numbered
+//!       ^ oldest kept         ^ head         written once, never in place
+//!
+//!     append ─► filling group ─► sealed ─► one write, flushed ─► durable, in the tail
+//!
+//! An address is a byte position in the whole journal: file number times file size, plus the place
+//! in the file. It is known when an entry is appended, since a group never spans files.
+//!
+//! Lives on: every core, one instance, never shared.  Talks to: `io::File`.  Used by: `partition`.
+//!
+//! Invariants
+//!   J1  A position is durable only after the flush that covers it returned.
+//!   J2  Groups become durable in the order of their sequence, one in flight at a time.
+//!   J3  A failed write or flush poisons the journal; nothing is durable afterwards, and reads of
+//!       what was durable go on.
+//!   J4  Recovery accepts a prefix: a group that was surely durable and is bad is an error that
+//!       names it; only a group that was still in flight is dropped.
+//!   J5  Bytes in memory that wait for the disk are bounded; `room` makes appenders wait in turn.
+//!   J6  An entry is accepted only into space that is allocated: a full disk refuses, it does not
+//!       poison.
+
+mod files;
+mod group;
+pub mod inspect;
+mod layout;
+mod recover;
+mod space;
+mod tail;
+mod writer;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io as std_io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::base::buffer::Arena;
+use crate::io::Io;
+
+pub use layout::{Entry, EntryKind, NO_PARTITION};
+pub use recover::{OpenError, Replayed};
+
+use files::Files;
+use group::Filling;
+use space::Space;
+use tail::Tail;
+
+/// How a journal is laid out and when it counts a group as durable.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The core's own directory.
+    pub directory: PathBuf,
+    /// Bytes of each file, a multiple of the block size.
+    pub file_bytes: u64,
+    /// Bytes of all files together.
+    pub bytes_max: u64,
+    /// A group is sealed at this size; a single larger entry makes a larger group.
+    pub group_bytes_max: usize,
+    /// Bytes that may wait for the disk.
+    pub pending_bytes_max: usize,
+    /// Memory for recent groups, from which tail reads are served.
+    pub tail_bytes_max: usize,
+    pub flush: Flush,
+}
+
+/// What "durable" means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Flushed with every group (mode `fsync`).
+    EveryGroup,
+    /// Written to the device; flushed in the background within this time (mode `replicated`).
+    Within(Duration),
+}
+
+/// A group's sequence number: everything in it becomes durable at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+/// Where bytes lie in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub address: u64,
+    pub length: u32,
+}
+
+/// An accepted entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub position: Position,
+    pub location: Location,
+}
+
+/// Why an entry is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Poisoned(Poisoned),
+    /// `journal.bytes.max` is reached.
+    Full {
+        bytes_max: u64,
+    },
+    /// The file system gave no more space.
+    NoSpace(String),
+    /// The entry is larger than a journal file.
+    TooLarge {
+        bytes: usize,
+        bytes_max: u64,
+    },
+}
+
+/// The journal takes nothing any more, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poisoned(pub Rc<str>);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Poisoned(poisoned) => poisoned.fmt(f),
+            Refusal::Full { bytes_max } => write!(
+                f,
+                "the journal is full: journal.bytes.max leaves this core {bytes_max} bytes; \
+                 raise it, or delete records or topics"
+            ),
+            Refusal::NoSpace(why) => write!(
+                f,
+                "the disk gave no space for the journal ({why}): free some; writes resume by \
+                 themselves"
+            ),
+            Refusal::TooLarge { bytes, bytes_max } => {
+                write!(f, "an entry of {bytes} bytes does not fit a journal file of {bytes_max}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Poisoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// See the module's documentation. Cloning shares it within its core.
+pub struct Journal<I: Io> {
+    inner: Rc<Inner<I>>,
+}
+
+impl<I: Io> Clone for Journal<I> {
+    fn clone(&self) -> Self {
+        Journal { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<I: Io> {
+    io: I,
+    arena: Arena,
+    settings: Settings,
+    state: RefCell<State<I>>,
+}
+
+struct State<I: Io> {
+    journal_id: u64,
+    next_sequence: u64,
+    filling: Option<Filling>,
+    sealed: std::collections::VecDeque<group::Sealed>,
+    /// Bytes filling, sealed or in flight.
+    pending_bytes: usize,
+    durable: Position,
+    /// The last group that survives a power loss; behind `durable` in mode `replicated`.
+    flushed: u64,
+    poisoned: Option<Poisoned>,
+    closing: bool,
+    closed: bool,
+    space: Space,
+    files: Files<I::File>,
+    tail: Tail,
+    /// Woken when `durable`, `poisoned` or the state of the space changes.
+    watchers: Vec<Waker>,
+    /// The writer's task, when it has nothing to do.
+    writer: Option<Waker>,
+    /// The task that prepares files, when it has nothing to do.
+    preparer: Option<Waker>,
+    /// Appenders that wait for room, in turn.
+    room_queue: std::collections::VecDeque<u64>,
+    next_ticket: u64,
+}
+
+impl<I: Io> Journal<I> {
+    /// Opens the journal in `settings.directory`, creating it if it is empty, and gives `replay`
+    /// every entry of the valid prefix in order.
+    pub async fn open(
+        io: I,
+        arena: Arena,
+        settings: Settings,
+        replay: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<Journal<I>, OpenError> {
+        let recovered = recover::recover(&io, &settings, replay).await?;
+        let inner = Rc::new(Inner::new(io.clone(), arena, settings, recovered));
+        let journal = Journal { inner };
+        io.spawn("journal writer", writer::run(journal.inner.clone()));
+        io.spawn("journal files", files::prepare(journal.inner.clone()));
+        Ok(journal)
+    }
+
+    /// Waits, first come first served, until an entry of `bytes` can be appended.
+    pub async fn room(&self, bytes: usize) -> Result<(), Refusal> {
+        space::room(&self.inner, bytes).await
+    }
+
+    /// Copies `body` into the filling group; `stamp` may change bytes of the copy. Directly after
+    /// `room` this accepts; without it, it may refuse.
+    pub fn append(
+        &self,
+        entry: Entry,
+        body: &[u8],
+        stamp: impl FnOnce(&mut [u8]),
+    ) -> Result<Appended, Refusal> {
+        group::append(&self.inner, entry, body, stamp)
+    }
+
+    /// Everything up to here is durable.
+    pub fn durable(&self) -> Position {
+        self.inner.state.borrow().durable
+    }
+
+    /// Returns the durable position once it is beyond `than`.
+    pub async fn durable_after(&self, than: Position) -> Result<Position, Poisoned> {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if state.durable > than {
+                return Poll::Ready(Ok(state.durable));
+            }
+            if let Some(poisoned) = &state.poisoned {
+                return Poll::Ready(Err(poisoned.clone()));
+            }
+            state.watch(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Returns when `position` is durable.
+    pub async fn wait_durable(&self, position: Position) -> Result<(), Poisoned> {
+        let Position(sequence) = position;
+        self.durable_after(Position(sequence.saturating_sub(1))).await.map(|_| ())
+    }
+
+    /// Durable bytes that are still in memory.
+    pub fn tail(&self, location: Location) -> Option<Bytes> {
+        self.inner.state.borrow().tail.get(location)
+    }
+
+    /// Durable bytes, from memory or from the file; `location` may be any range within one file.
+    pub async fn read(&self, location: Location) -> std_io::Result<Bytes> {
+        if let Some(bytes) = self.tail(location) {
+            return Ok(bytes);
+        }
+        files::read(&self.inner, location).await
+    }
+
+    /// The file in which an address lies, for messages.
+    pub fn file_of(&self, address: u64) -> (PathBuf, u64) {
+        let settings = &self.inner.settings;
+        let path = files::path(&settings.directory, address / settings.file_bytes);
+        (path, address % settings.file_bytes)
+    }
+
+    /// Bytes of a journal file: no range that is read may cross a multiple of it.
+    pub fn file_bytes(&self) -> u64 {
+        self.inner.settings.file_bytes
+    }
+
+    /// The address that the next group gets at the earliest.
+    pub fn head(&self) -> u64 {
+        self.inner.state.borrow().space.head
+    }
+
+    /// Files wholly below `address` hold nothing that anybody needs: they are used again.
+    pub fn release(&self, address: u64) {
+        files::release(&self.inner, address);
+    }
+
+    /// Bytes of files that hold something, and the limit.
+    pub fn usage(&self) -> (u64, u64) {
+        let state = self.inner.state.borrow();
+        (state.files.in_use() * self.inner.settings.file_bytes, self.inner.settings.bytes_max)
+    }
+
+    /// Makes what is appended durable, flushes, and ends the journal's tasks.
+    pub async fn close(&self) {
+        self.inner.state.borrow_mut().close();
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if state.closed || state.poisoned.is_some() {
+                return Poll::Ready(());
+            }
+            state.watch(context.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl<I: Io> Inner<I> {
+    fn new(io: I, arena: Arena, settings: Settings, recovered: recover::Recovered<I>) -> Self {
+        let tail = Tail::new(settings.tail_bytes_max);
+        let state = State {
+            journal_id: recovered.journal_id,
+            next_sequence: recovered.last_sequence + 1,
+            filling: None,
+            sealed: std::collections::VecDeque::new(),
+            pending_bytes: 0,
+            durable: Position(recovered.last_sequence),
+            flushed: recovered.last_sequence,
+            poisoned: None,
+            closing: false,
+            closed: false,
+            space: recovered.space,
+            files: recovered.files,
+            tail,
+            watchers: Vec::new(),
+            writer: None,
+            preparer: None,
+            room_queue: std::collections::VecDeque::new(),
+            next_ticket: 0,
+        };
+        Inner { io, arena, settings, state: RefCell::new(state) }
+    }
+}
+
+impl<I: Io> State<I> {
+    fn watch(&mut self, waker: &Waker) {
+        if !self.watchers.iter().any(|known| known.will_wake(waker)) {
+            self.watchers.push(waker.clone());
+        }
+    }
+
+    fn wake_watchers(&mut self) {
+        for waker in self.watchers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_preparer(&mut self) {
+        if let Some(waker) = self.preparer.take() {
+            waker.wake();
+        }
+    }
+
+    fn poison(&mut self, stage: &str, error: &std_io::Error) {
+        let why = format!("the journal's {stage} failed ({error}): restart after mending the disk");
+        tracing::error!("{why}");
+        self.poisoned.get_or_insert(Poisoned(why.into()));
+        self.closing = true;
+        self.wake_watchers();
+        self.wake_writer();
+        self.wake_preparer();
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.wake_writer();
+        self.wake_preparer();
+    }
+}
+
+/// A file of this seam, as the journal holds it.
+type Handle<F> = Rc<F>;
+
+fn is_no_space(error: &std_io::Error) -> bool {
+    matches!(error.kind(), std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Where the next group goes, and who waits for room.
+//!
+//!     | file n: groups ... head >  allocated  > ... |     | file n+1: allocated > ... |
+//!
+//! Invariants
+//!   S1  A group is placed only into allocated bytes of one file.
+//!   S2  Appenders get room in the order in which they asked.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use super::group::group_bytes;
+use super::{Inner, Refusal, State};
+use crate::io::Io;
+
+/// The current file and the one after it, as far as they are allocated.
+pub struct Space {
+    pub file_bytes: u64,
+    /// The address after the last sealed group.
+    pub head: u64,
+    /// The address up to which the current file is allocated.
+    pub allocated: u64,
+    /// The next file's allocated end, once it is there.
+    pub next_allocated: Option<u64>,
+    /// The largest group that somebody waits to place.
+    pub wanted: usize,
+    /// Why no more space comes at the moment.
+    pub refusal: Option<Refusal>,
+}
+
+impl Space {
+    pub fn file_number(&self) -> u64 {
+        // The head may stand at the very end of its file.
+        self.allocated.saturating_sub(1) / self.file_bytes
+    }
+
+    pub fn file_end(&self) -> u64 {
+        (self.file_number() + 1) * self.file_bytes
+    }
+
+    /// Whether `bytes` at `address` in the current file are allocated.
+    pub fn holds_in_file(&self, address: u64, bytes: usize) -> bool {
+        address + bytes as u64 <= self.allocated
+    }
+
+    fn next_holds(&self, bytes: usize) -> bool {
+        self.next_allocated.is_some_and(|end| self.file_end() + bytes as u64 <= end)
+    }
+
+    /// The address of a new group of `bytes`; rolls to the next file if it must.
+    pub fn place(&mut self, bytes: usize) -> Result<u64, Refusal> {
+        if !self.holds_in_file(self.head, bytes) {
+            if !self.next_holds(bytes) {
+                return Err(self.why_not(bytes));
+            }
+            let start = self.file_end();
+            self.allocated = self.next_allocated.take().unwrap_or(start);
+            self.head = start;
+        }
+        Ok(self.head)
+    }
+
+    fn why_not(&self, bytes: usize) -> Refusal {
+        if bytes as u64 > self.file_bytes {
+            return Refusal::TooLarge { bytes, bytes_max: self.file_bytes };
+        }
+        let wait = || Refusal::NoSpace("the next journal file is not ready".into());
+        self.refusal.clone().unwrap_or_else(wait)
+    }
+}
+
+/// See `Journal::room`.
+pub async fn room<I: Io>(inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
+    let mut turn = Turn { inner, ticket: None };
+    poll_fn(|context| turn.poll(body, context)).await
+}
+
+/// A place in the queue of appenders; leaving it lets the next one look.
+struct Turn<'a, I: Io> {
+    inner: &'a Inner<I>,
+    ticket: Option<u64>,
+}
+
+impl<I: Io> Turn<'_, I> {
+    fn poll(&mut self, body: usize, context: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(poisoned) = &state.poisoned {
+            return Poll::Ready(Err(Refusal::Poisoned(poisoned.clone())));
+        }
+        let bytes = group_bytes(body, 1);
+        if bytes as u64 > state.space.file_bytes {
+            return Poll::Ready(Err(state.space.why_not(bytes)));
+        }
+        let is_first = match self.ticket {
+            Some(ticket) => state.room_queue.front() == Some(&ticket),
+            None => state.room_queue.is_empty(),
+        };
+        if is_first {
+            let pending_max = self.inner.settings.pending_bytes_max;
+            let waits_for_disk =
+                state.pending_bytes > 0 && state.pending_bytes + bytes > pending_max;
+            if !waits_for_disk {
+                if state.has_place(body, self.inner.settings.group_bytes_max) {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Some(refusal) = &state.space.refusal {
+                    return Poll::Ready(Err(refusal.clone()));
+                }
+                state.space.wanted = state.space.wanted.max(bytes);
+                state.wake_preparer();
+            }
+        }
+        if self.ticket.is_none() {
+            let ticket = state.next_ticket;
+            state.next_ticket += 1;
+            state.room_queue.push_back(ticket);
+            self.ticket = Some(ticket);
+        }
+        state.watch(context.waker());
+        Poll::Pending
+    }
+}
+
+impl<I: Io> Drop for Turn<'_, I> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let mut state = self.inner.state.borrow_mut();
+            state.room_queue.retain(|waiting| *waiting != ticket);
+            if !state.room_queue.is_empty() {
+                state.wake_watchers();
+            }
+        }
+    }
+}
+
+impl<I: Io> State<I> {
+    /// Whether an entry of `body` bytes has a place at once.
+    fn has_place(&self, body: usize, group_bytes_max: usize) -> bool {
+        let mut start = self.space.head;
+        if let Some(filling) = &self.filling {
+            let bytes = filling.bytes_with(body);
+            if bytes <= group_bytes_max && self.space.holds_in_file(self.space.head, bytes) {
+                return true;
+            }
+            start += filling.bytes() as u64;
+        }
+        let bytes = group_bytes(body, 1);
+        self.space.holds_in_file(start, bytes) || self.space.next_holds(bytes)
+    }
+}

@@ -1,0 +1,187 @@
+//! The journal on the real seam: what was acknowledged comes back, what is damaged is named.
+
+use std::cell::RefCell;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::mpsc;
+
+use super::*;
+use crate::base::ids::{PartitionId, TopicNumber};
+use crate::io::ring::{RingIo, boot};
+
+const ARENA_BYTES: usize = 64 << 20;
+
+fn settings(directory: &Path) -> Settings {
+    Settings {
+        directory: directory.join("core-0"),
+        file_bytes: 4 << 20,
+        bytes_max: 16 << 20,
+        group_bytes_max: 256 << 10,
+        pending_bytes_max: 1 << 20,
+        tail_bytes_max: 1 << 20,
+        flush: Flush::EveryGroup,
+    }
+}
+
+fn entry(index: u32) -> Entry {
+    let partition = PartitionId { topic: TopicNumber(7), index };
+    Entry { kind: EntryKind::LogStart, partition, base_offset: i64::from(index), epoch: 1 }
+}
+
+/// Opens the journal on one executor, runs `work` with it and with what was replayed.
+fn with_journal<T, W, F>(settings: Settings, work: W) -> T
+where
+    T: Send + 'static,
+    W: Fn(RingIo, Result<Journal<RingIo>, OpenError>, Vec<(u32, Vec<u8>)>) -> F
+        + Clone
+        + Send
+        + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (send, receive) = mpsc::channel();
+    let executors = boot(&[0], ARENA_BYTES, move |io| {
+        let (settings, work, send) = (settings.clone(), work.clone(), send.clone());
+        async move {
+            let replayed = RefCell::new(Vec::new());
+            let mut keep = |found: Replayed<'_>| {
+                replayed.borrow_mut().push((found.entry.partition.index, found.body.to_vec()));
+            };
+            let arena = Arena::new(ARENA_BYTES);
+            let journal = Journal::open(io.clone(), arena, settings, &mut keep).await;
+            drop(send.send(work(io, journal, replayed.take()).await));
+        }
+    });
+    for executor in executors.expect("bootable") {
+        executor.join().expect("a clean end");
+    }
+    receive.recv().expect("an outcome")
+}
+
+fn body(index: u32) -> Vec<u8> {
+    vec![index.to_le_bytes()[0]; 100 + (index as usize * 7919) % 9000]
+}
+
+/// Appends entries `from..to`, waiting for each twentieth.
+async fn append_all(journal: &Journal<RingIo>, from: u32, to: u32) {
+    for index in from..to {
+        let body = body(index);
+        journal.room(body.len()).await.expect("room");
+        let appended = journal.append(entry(index), &body, |_| {}).expect("accepted");
+        if index % 20 == 0 {
+            journal.wait_durable(appended.position).await.expect("durable");
+            let read = journal.read(appended.location).await.expect("readable");
+            assert_eq!(read[..], body[..]);
+        }
+    }
+}
+
+#[test]
+fn entries_come_back_in_order_across_rolls_and_reopenings() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    for round in 0..3_u32 {
+        with_journal(settings.clone(), move |_, journal, replayed| async move {
+            let journal = journal.expect("opened");
+            assert_eq!(replayed.len(), round as usize * 500);
+            for (expected, (index, found)) in replayed.into_iter().enumerate() {
+                assert_eq!((index as usize, found), (expected, body(index)));
+            }
+            append_all(&journal, round * 500, (round + 1) * 500).await;
+            journal.close().await;
+        });
+    }
+    let files = std::fs::read_dir(&settings.directory).expect("readable").count();
+    assert!(files >= 2, "the journal rolled: {files} files");
+}
+
+#[test]
+fn a_full_journal_refuses_and_takes_again_what_is_released() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    with_journal(settings(directory.path()), |_, journal, _| async move {
+        let journal = journal.expect("opened");
+        let large = vec![1; 1 << 20];
+        let mut last = Position(0);
+        let refusal = loop {
+            match journal.room(large.len()).await {
+                Ok(()) => {
+                    let appended = journal.append(entry(1), &large, |_| {}).expect("accepted");
+                    last = appended.position;
+                }
+                Err(refusal) => break refusal,
+            }
+        };
+        assert_eq!(refusal, Refusal::Full { bytes_max: 16 << 20 });
+        journal.wait_durable(last).await.expect("what was accepted is durable");
+        journal.release(8 << 20);
+        for _ in 0..4 {
+            journal.room(large.len()).await.expect("room again");
+            journal.append(entry(2), &large, |_| {}).expect("accepted");
+        }
+        let refused = journal.room(5 << 20).await;
+        assert!(matches!(refused, Err(Refusal::TooLarge { .. })), "{refused:?}");
+        journal.close().await;
+    });
+    with_journal(settings(directory.path()), |_, journal, replayed| async move {
+        journal.expect("a recycled file is no obstacle").close().await;
+        assert!(replayed.iter().filter(|(index, _)| *index == 2).count() == 4);
+    });
+}
+
+#[test]
+fn a_flipped_bit_before_the_last_group_is_damage_and_named() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    with_journal(settings.clone(), |_, journal, _| async move {
+        let journal = journal.expect("opened");
+        for index in 0..10 {
+            append_all(&journal, index * 20, index * 20 + 1).await;
+        }
+        journal.close().await;
+    });
+    let path = files::path(&settings.directory, 0);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("a file");
+    for position in [0, 20, 44, 64, 70, 4096 + 33] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, position).expect("readable");
+        file.write_all_at(&[byte[0] ^ 4], position).expect("writable");
+        let message = with_journal(settings.clone(), |_, journal, _| async move {
+            journal.err().map(|error| error.to_string())
+        });
+        let message = message.unwrap_or_else(|| panic!("byte {position} went unnoticed"));
+        assert!(message.contains("journal-000000000000"), "{message}");
+        file.write_all_at(&byte, position).expect("writable");
+    }
+    with_journal(settings, |_, journal, replayed| async move {
+        journal.expect("sound again").close().await;
+        assert_eq!(replayed.len(), 10);
+    });
+}
+
+#[test]
+fn a_torn_last_group_is_dropped_and_never_comes_back() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    let last = with_journal(settings.clone(), |_, journal, _| async move {
+        let journal = journal.expect("opened");
+        append_all(&journal, 0, 1).await;
+        append_all(&journal, 20, 21).await;
+        let head = journal.head();
+        append_all(&journal, 40, 41).await;
+        journal.close().await;
+        head
+    });
+    let path = files::path(&settings.directory, 0);
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("a file");
+    file.write_all_at(&[0xee; 8], last + 80).expect("writable");
+    let again = settings.clone();
+    with_journal(settings, |_, journal, replayed| async move {
+        let journal = journal.expect("a torn tail is no damage");
+        assert_eq!(replayed.len(), 2);
+        append_all(&journal, 60, 61).await;
+        journal.close().await;
+    });
+    with_journal(again, |_, journal, replayed| async move {
+        journal.expect("opened").close().await;
+        assert_eq!(replayed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 20, 60]);
+    });
+}

@@ -1,0 +1,137 @@
+//! The commit loop: while one group is being flushed, the next one fills.
+//!
+//! Invariants
+//!   W1  One group is in flight at a time; the next write starts when its outcome is known.
+//!   W2  An idle journal writes at once: entries of the same tick share a group, no timer waits
+//!       for more.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::group::Sealed;
+use super::{Flush, Inner, Position};
+use crate::io::{Durability, File, Io};
+
+/// Runs until the journal is closed or poisoned.
+pub async fn run<I: Io>(inner: Rc<Inner<I>>) {
+    if let Flush::Within(interval) = inner.settings.flush {
+        let inner = inner.clone();
+        inner.io.clone().spawn("journal flusher", async move {
+            while flush_when_due(&inner, interval).await {}
+        });
+    }
+    while let Some(group) = next_group(&inner).await {
+        if !write(&inner, group).await {
+            return;
+        }
+    }
+    finish(&inner).await;
+}
+
+/// The next group to write, as soon as there is one; `None` when the journal is closing and
+/// everything is written, or is poisoned.
+async fn next_group<I: Io>(inner: &Rc<Inner<I>>) -> Option<Sealed> {
+    let mut yielded = false;
+    poll_fn(|context| {
+        let mut state = inner.state.borrow_mut();
+        if state.poisoned.is_some() {
+            return Poll::Ready(None);
+        }
+        if let Some(sealed) = state.sealed.pop_front() {
+            return Poll::Ready(Some(sealed));
+        }
+        if state.filling.is_none() {
+            if state.closing {
+                return Poll::Ready(None);
+            }
+            state.writer = Some(context.waker().clone());
+            yielded = false;
+            return Poll::Pending;
+        }
+        if !yielded {
+            // Tasks that are ready in this tick append into the same group (W2).
+            yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        state.seal_filling();
+        Poll::Ready(state.sealed.pop_front())
+    })
+    .await
+}
+
+async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Sealed) -> bool {
+    let file_bytes = inner.settings.file_bytes;
+    let Some(file) = inner.state.borrow().files.get(group.address / file_bytes) else {
+        unreachable!("a group is placed in a file that is open");
+    };
+    let durability = match inner.settings.flush {
+        Flush::EveryGroup => Durability::Flushed,
+        Flush::Within(_) => Durability::Written,
+    };
+    let at = group.address % file_bytes;
+    let outcome = file.write_at(at, group.bytes.clone(), durability).await;
+    let mut state = inner.state.borrow_mut();
+    if let Err(error) = outcome {
+        state.poison("write", &error);
+        return false;
+    }
+    state.pending_bytes -= group.bytes.len();
+    state.durable = Position(group.sequence);
+    if durability == Durability::Flushed {
+        state.flushed = group.sequence;
+    }
+    state.tail.push(group.address, group.bytes);
+    state.wake_watchers();
+    true
+}
+
+/// Mode `replicated`: flushes what was written at most `interval` ago. False at the journal's end.
+async fn flush_when_due<I: Io>(inner: &Rc<Inner<I>>, interval: std::time::Duration) -> bool {
+    let behind = poll_fn(|context| {
+        let mut state = inner.state.borrow_mut();
+        if state.poisoned.is_some() || state.closed {
+            return Poll::Ready(false);
+        }
+        if state.durable.0 > state.flushed {
+            return Poll::Ready(true);
+        }
+        state.watch(context.waker());
+        Poll::Pending
+    });
+    if !behind.await {
+        return false;
+    }
+    inner.io.sleep(interval).await;
+    flush(inner).await
+}
+
+async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
+    let (through, files) = {
+        let state = inner.state.borrow();
+        (state.durable.0, state.files.newest(2))
+    };
+    for file in files {
+        if let Err(error) = file.sync().await {
+            inner.state.borrow_mut().poison("flush", &error);
+            return false;
+        }
+    }
+    let mut state = inner.state.borrow_mut();
+    state.flushed = state.flushed.max(through);
+    true
+}
+
+async fn finish<I: Io>(inner: &Rc<Inner<I>>) {
+    let behind = {
+        let state = inner.state.borrow();
+        state.poisoned.is_none() && state.flushed < state.durable.0
+    };
+    if behind {
+        flush(inner).await;
+    }
+    let mut state = inner.state.borrow_mut();
+    state.closed = true;
+    state.wake_watchers();
+}
