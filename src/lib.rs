@@ -12,6 +12,7 @@ pub mod wire;
 
 // Layer 2, minds: pure state machines.
 pub mod metadata;
+pub mod producer;
 
 // Layer 2, hands: they await I/O.
 pub mod journal;

@@ -2,4 +2,5 @@
 
 pub mod buffer;
 pub mod ids;
+pub mod limits;
 pub mod time;

@@ -1,0 +1,315 @@
+//! Idempotent producers of one partition: which batches are already in the log (KIP-98, KIP-360).
+//!
+//! For each producer id the last five batches are known, as many as a client may have in flight.
+//!
+//! Lives on: the partition's core. A partition without idempotent producers holds one null pointer.
+//!
+//! Invariants
+//!   P1  A batch that is in the window is a duplicate and is answered with its first offset.
+//!   P2  A new batch continues the newest one's sequence; after the largest `i32` comes 0.
+//!   P3  An epoch never goes back; a new one begins at sequence 0.
+//!   P4  At most `PRODUCERS_MAX` producers are remembered; the one silent for longest goes first.
+
+use std::collections::BTreeMap;
+
+use crate::base::ids::Offset;
+
+/// Batches remembered per producer; Kafka's clients have at most five requests in flight.
+const WINDOW: usize = 5;
+/// Producers remembered per partition.
+const PRODUCERS_MAX: usize = 100_000;
+
+/// What a batch claims to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub producer_id: i64,
+    pub epoch: i16,
+    pub first_sequence: i32,
+    pub last_sequence: i32,
+}
+
+/// What is to be done with a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Append,
+    /// It is in the log already, at this offset.
+    Duplicate {
+        base_offset: Offset,
+    },
+    /// It is in the log already, too long ago to say where.
+    OldDuplicate,
+    /// A batch before it is missing.
+    OutOfOrder,
+    /// A newer instance of the producer has taken over.
+    Fenced,
+}
+
+/// A batch in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Batch {
+    first_sequence: i32,
+    last_sequence: i32,
+    base_offset: Offset,
+}
+
+#[derive(Clone, Debug)]
+struct Producer {
+    epoch: i16,
+    /// The oldest first; never empty.
+    window: Vec<Batch>,
+    /// When it was last heard of, in Unix milliseconds.
+    heard: i64,
+}
+
+/// A producer's state as it is checkpointed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    pub producer_id: i64,
+    pub epoch: i16,
+    pub heard: i64,
+    /// First sequence, last sequence, base offset; the oldest first.
+    pub batches: Vec<(i32, i32, Offset)>,
+}
+
+/// See the module's documentation.
+#[derive(Clone, Debug, Default)]
+pub struct Producers {
+    known: Option<Box<BTreeMap<i64, Producer>>>,
+}
+
+impl Producers {
+    /// Judges a claim; changes nothing.
+    pub fn judge(&self, claim: &Claim) -> Verdict {
+        let Some(producer) = self.known.as_ref().and_then(|known| known.get(&claim.producer_id))
+        else {
+            // Nothing is known of it, perhaps because it was forgotten: whatever it sends first is
+            // its beginning.
+            return Verdict::Append;
+        };
+        if claim.epoch < producer.epoch {
+            return Verdict::Fenced;
+        }
+        if claim.epoch > producer.epoch {
+            return if claim.first_sequence == 0 { Verdict::Append } else { Verdict::OutOfOrder };
+        }
+        producer.judge(claim)
+    }
+
+    /// Takes a batch that is in the log; also at recovery.
+    pub fn record(&mut self, claim: &Claim, base_offset: Offset, heard: i64) {
+        let known = self.known.get_or_insert_with(Box::default);
+        let batch = Batch {
+            first_sequence: claim.first_sequence,
+            last_sequence: claim.last_sequence,
+            base_offset,
+        };
+        let producer = known.entry(claim.producer_id).or_insert_with(|| Producer {
+            epoch: claim.epoch,
+            window: Vec::with_capacity(WINDOW),
+            heard,
+        });
+        if claim.epoch > producer.epoch {
+            producer.epoch = claim.epoch;
+            producer.window.clear();
+        }
+        if producer.window.len() == WINDOW {
+            producer.window.remove(0);
+        }
+        producer.window.push(batch);
+        producer.heard = producer.heard.max(heard);
+        if known.len() > PRODUCERS_MAX {
+            self.forget_the_most_silent();
+        }
+    }
+
+    /// Forgets producers that were silent since before `heard_before`.
+    pub fn expire(&mut self, heard_before: i64) {
+        if let Some(known) = &mut self.known {
+            known.retain(|_, producer| producer.heard >= heard_before);
+            if known.is_empty() {
+                self.known = None;
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// The state of every producer, by id.
+    pub fn remembered(&self) -> Vec<Remembered> {
+        let known = self.known.iter().flat_map(|known| known.iter());
+        known
+            .map(|(producer_id, producer)| Remembered {
+                producer_id: *producer_id,
+                epoch: producer.epoch,
+                heard: producer.heard,
+                batches: producer
+                    .window
+                    .iter()
+                    .map(|batch| (batch.first_sequence, batch.last_sequence, batch.base_offset))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Takes back what `remembered` gave.
+    pub fn restore(&mut self, remembered: &Remembered) {
+        for (first_sequence, last_sequence, base_offset) in &remembered.batches {
+            let claim = Claim {
+                producer_id: remembered.producer_id,
+                epoch: remembered.epoch,
+                first_sequence: *first_sequence,
+                last_sequence: *last_sequence,
+            };
+            self.record(&claim, *base_offset, remembered.heard);
+        }
+    }
+
+    fn forget_the_most_silent(&mut self) {
+        let Some(known) = &mut self.known else { return };
+        let silent = known.iter().min_by_key(|(_, producer)| producer.heard).map(|(id, _)| *id);
+        if let Some(id) = silent {
+            known.remove(&id);
+        }
+    }
+
+    /// Panics unless P1 to P4 hold.
+    pub fn check(&self) {
+        let Some(known) = &self.known else { return };
+        assert!(known.len() <= PRODUCERS_MAX && !known.is_empty());
+        for producer in known.values() {
+            assert!((1..=WINDOW).contains(&producer.window.len()));
+            for (one, two) in producer.window.iter().zip(producer.window.iter().skip(1)) {
+                assert_eq!(successor(one.last_sequence), two.first_sequence, "P2");
+                assert!(one.base_offset < two.base_offset);
+            }
+        }
+    }
+}
+
+impl Producer {
+    fn judge(&self, claim: &Claim) -> Verdict {
+        let is_same = |batch: &&Batch| {
+            batch.first_sequence == claim.first_sequence
+                && batch.last_sequence == claim.last_sequence
+        };
+        if let Some(batch) = self.window.iter().find(is_same) {
+            return Verdict::Duplicate { base_offset: batch.base_offset };
+        }
+        let Some(newest) = self.window.last() else { return Verdict::Append };
+        if successor(newest.last_sequence) == claim.first_sequence {
+            return Verdict::Append;
+        }
+        // Behind the newest, as distances wrap: sent long ago and kept since then.
+        let ahead = i64::from(claim.first_sequence) - i64::from(newest.last_sequence);
+        let is_behind = if ahead <= 0 { -ahead < SEQUENCES / 2 } else { ahead > SEQUENCES / 2 };
+        if is_behind { Verdict::OldDuplicate } else { Verdict::OutOfOrder }
+    }
+}
+
+/// Sequence numbers are the non-negative `i32`s.
+const SEQUENCES: i64 = 1 << 31;
+
+fn successor(sequence: i32) -> i32 {
+    if sequence == i32::MAX { 0 } else { sequence + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(epoch: i16, first_sequence: i32, count: i32) -> Claim {
+        let last = (i64::from(first_sequence) + i64::from(count) - 1) % SEQUENCES;
+        let last_sequence = i32::try_from(last).expect("wrapped");
+        Claim { producer_id: 9, epoch, first_sequence, last_sequence }
+    }
+
+    #[test]
+    fn a_resent_batch_is_a_duplicate_until_it_leaves_the_window() {
+        let mut producers = Producers::default();
+        for number in 0..6 {
+            let claim = claim(0, number * 10, 10);
+            assert_eq!(producers.judge(&claim), Verdict::Append);
+            producers.record(&claim, i64::from(number) * 10, 0);
+            producers.check();
+        }
+        assert_eq!(producers.judge(&claim(0, 10, 10)), Verdict::Duplicate { base_offset: 10 });
+        assert_eq!(producers.judge(&claim(0, 0, 10)), Verdict::OldDuplicate);
+        assert_eq!(producers.judge(&claim(0, 70, 1)), Verdict::OutOfOrder);
+        assert_eq!(producers.judge(&claim(0, 60, 1)), Verdict::Append);
+    }
+
+    #[test]
+    fn a_new_epoch_begins_at_zero_and_fences_the_old_one() {
+        let mut producers = Producers::default();
+        producers.record(&claim(3, 0, 5), 0, 0);
+        assert_eq!(producers.judge(&claim(4, 5, 1)), Verdict::OutOfOrder);
+        assert_eq!(producers.judge(&claim(4, 0, 1)), Verdict::Append);
+        producers.record(&claim(4, 0, 1), 5, 0);
+        assert_eq!(producers.judge(&claim(3, 5, 1)), Verdict::Fenced);
+    }
+
+    #[test]
+    fn sequences_wrap_around() {
+        let mut producers = Producers::default();
+        producers.record(&claim(0, i32::MAX - 1, 2), 0, 0);
+        assert_eq!(producers.judge(&claim(0, 0, 3)), Verdict::Append);
+        producers.record(&claim(0, i32::MAX, 3), 2, 0);
+        assert_eq!(producers.judge(&claim(0, 2, 1)), Verdict::Append);
+        assert_eq!(producers.judge(&claim(0, i32::MAX - 100, 1)), Verdict::OldDuplicate);
+    }
+
+    #[test]
+    fn silent_producers_are_forgotten_and_states_come_back() {
+        let mut producers = Producers::default();
+        producers.record(&claim(0, 0, 1), 0, 100);
+        producers.record(&claim(0, 1, 2), 1, 200);
+        let mut restored = Producers::default();
+        for remembered in producers.remembered() {
+            restored.restore(&remembered);
+        }
+        assert_eq!(restored.remembered(), producers.remembered());
+        assert_eq!(restored.judge(&claim(0, 1, 2)), Verdict::Duplicate { base_offset: 1 });
+        producers.expire(200);
+        assert!(!producers.is_empty());
+        producers.expire(201);
+        assert!(producers.is_empty());
+    }
+
+    proptest! {
+        /// Against an oracle that remembers the whole log.
+        #[test]
+        fn what_is_appended_is_every_sequence_once_and_in_order(
+            tries in prop::collection::vec((0_i32..40, 1_i32..4), 1..200),
+        ) {
+            let mut producers = Producers::default();
+            let mut log: Vec<i32> = Vec::new();
+            for (first, count) in tries {
+                let claim = claim(0, first, count);
+                let next = i32::try_from(log.len()).expect("short");
+                match producers.judge(&claim) {
+                    Verdict::Append => {
+                        prop_assert!(first == next || log.is_empty());
+                        if log.is_empty() && first != 0 {
+                            continue;
+                        }
+                        producers.record(&claim, i64::from(next), 0);
+                        log.extend(first..first + count);
+                    }
+                    Verdict::Duplicate { base_offset } => {
+                        prop_assert_eq!(base_offset, i64::from(first));
+                        prop_assert!(first + count <= next);
+                    }
+                    Verdict::OldDuplicate => prop_assert!(first < next),
+                    Verdict::OutOfOrder => prop_assert!(first > next),
+                    Verdict::Fenced => prop_assert!(false, "there is one epoch"),
+                }
+                producers.check();
+            }
+            prop_assert_eq!(log.clone(), (0..i32::try_from(log.len()).expect("short")).collect::<Vec<_>>());
+        }
+    }
+}
