@@ -5,6 +5,7 @@
 
 // Layer 0, base: values everybody shares.
 pub mod base;
+pub mod config;
 
 // Layer 1: bytes to values and back, and the world outside a core.
 pub mod io;

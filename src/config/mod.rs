@@ -1,0 +1,270 @@
+//! The configuration: one table, from which the file, the environment, the flags, the listing and
+//! the DescribeConfigs answers all come.
+//!
+//! Precedence: flag, then environment, then file, then default.
+//!
+//! Invariants
+//!   C1  Every default is a valid value of its row, and rows are in the order of their names.
+//!   C2  A value that is taken has passed its row's check; an unknown name is refused.
+
+mod setting;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use setting::{Effect, Kind, Refused, Scope, Setting, find};
+pub use table::{BROKER, TOPIC};
+
+/// Where a value comes from, strongest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    Default,
+    File,
+    Environment,
+    Flag,
+}
+
+/// Prefix of environment variables: `num.partitions` is `CORELOG_NUM_PARTITIONS`.
+pub const ENVIRONMENT_PREFIX: &str = "CORELOG_";
+
+/// When a write counts as durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    Fsync,
+    Replicated,
+}
+
+/// The node's settings: every row with its value and source, and the values as types.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    values: BTreeMap<&'static str, (String, Source)>,
+}
+
+/// A topic's settings that the data path looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    pub max_message_bytes: usize,
+    pub timestamp_before_max_ms: i64,
+    pub timestamp_after_max_ms: i64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        let values = BROKER
+            .iter()
+            .map(|setting| (setting.name, (setting.default.to_string(), Source::Default)));
+        BrokerConfig { values: values.collect() }
+    }
+}
+
+impl BrokerConfig {
+    /// Takes one value unless a stronger source gave it before.
+    pub fn set(&mut self, name: &str, value: &str, source: Source) -> Result<(), Refused> {
+        let setting = find(BROKER, name)?;
+        let value = setting.check(value)?;
+        if let Some(held) = self.values.get_mut(setting.name)
+            && held.1 <= source
+        {
+            *held = (value, source);
+        }
+        Ok(())
+    }
+
+    /// Takes a TOML file's text: `"num.partitions" = 3`, or nested tables, which are the same.
+    pub fn read_file(&mut self, text: &str, place: &str) -> Result<(), Refused> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            Refused::Source { place: place.to_string(), why: error.message().to_string() }
+        })?;
+        self.read_table(&table, "", place)
+    }
+
+    fn read_table(
+        &mut self,
+        table: &toml::Table,
+        prefix: &str,
+        place: &str,
+    ) -> Result<(), Refused> {
+        for (key, value) in table {
+            let name = format!("{prefix}{key}");
+            let at = |refused: Refused| Refused::Source {
+                place: place.to_string(),
+                why: refused.to_string(),
+            };
+            match value {
+                toml::Value::Table(inner) => self.read_table(inner, &format!("{name}."), place)?,
+                toml::Value::String(text) => {
+                    self.set(&name, text, Source::File).map_err(at)?;
+                }
+                other => self.set(&name, &other.to_string(), Source::File).map_err(at)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the variables that begin with `CORELOG_`.
+    pub fn read_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), Refused> {
+        for (variable, value) in variables {
+            let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            let name = name.to_lowercase().replace('_', ".");
+            self.set(&name, &value, Source::Environment).map_err(|refused| Refused::Source {
+                place: format!("environment variable {variable}"),
+                why: refused.to_string(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every row with its value, in the order of the names.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static Setting, &str, Source)> {
+        BROKER.iter().map(|setting| {
+            let (value, source) = self.value(setting.name);
+            (setting, value, source)
+        })
+    }
+
+    fn value(&self, name: &str) -> (&str, Source) {
+        self.values.get(name).map_or(("", Source::Default), |(value, source)| (value, *source))
+    }
+
+    /// A row's text.
+    pub fn text(&self, name: &str) -> &str {
+        debug_assert!(find(BROKER, name).is_ok(), "{name} is in the table");
+        self.value(name).0
+    }
+
+    /// A row's number, which its check has bounded.
+    pub fn int(&self, name: &str) -> i64 {
+        self.text(name).parse().unwrap_or(0)
+    }
+
+    /// A row's number as a size.
+    pub fn size(&self, name: &str) -> usize {
+        usize::try_from(self.int(name)).unwrap_or(usize::MAX)
+    }
+
+    pub fn bool(&self, name: &str) -> bool {
+        self.text(name) == "true"
+    }
+
+    pub fn durability(&self) -> Durability {
+        match self.text("durability") {
+            "replicated" => Durability::Replicated,
+            _ => Durability::Fsync,
+        }
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        PathBuf::from(self.text("log.dirs"))
+    }
+}
+
+/// Checks one topic setting; returns its canonical value.
+pub fn check_topic_setting(name: &str, value: &str) -> Result<String, Refused> {
+    find(TOPIC, name)?.check(value)
+}
+
+/// A topic setting's value: the topic's own, or the default.
+pub fn topic_value<'a>(own: Option<&'a String>, name: &str) -> &'a str {
+    let default = || find(TOPIC, name).map_or("", |setting| setting.default);
+    own.map_or_else(default, String::as_str)
+}
+
+impl TopicConfig {
+    /// The values in force; `own` looks a setting of the topic up by name.
+    pub fn new<'a>(own: impl Fn(&str) -> Option<&'a String>) -> TopicConfig {
+        let int = |name: &str| topic_value(own(name), name).parse::<i64>().unwrap_or(i64::MAX);
+        TopicConfig {
+            max_message_bytes: usize::try_from(int("max.message.bytes")).unwrap_or(usize::MAX),
+            timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
+            timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
+        }
+    }
+}
+
+/// The CPUs that a list like `0-3,6` names.
+pub fn parse_cpus(text: &str) -> Result<Vec<usize>, Refused> {
+    let refused = || Refused::Value {
+        name: "cores",
+        value: text.to_string(),
+        wanted: "CPU numbers and ranges separated by commas, as in 0-3,6".to_string(),
+    };
+    let mut cpus = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| refused())?;
+        let last: usize = last.trim().parse().map_err(|_| refused())?;
+        if first > last || last > 4095 {
+            return Err(refused());
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_valid_and_rows_are_in_order() {
+        for table in [BROKER, TOPIC] {
+            for setting in table {
+                assert_eq!(setting.check(setting.default).as_deref(), Ok(setting.default));
+                assert!(setting.doc.ends_with('.'), "{} has a sentence", setting.name);
+            }
+            for pair in table.windows(2) {
+                assert!(pair[0].name < pair[1].name, "{} stands too early", pair[1].name);
+            }
+        }
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file_beats_default() {
+        let mut config = BrokerConfig::default();
+        assert_eq!(config.int("num.partitions"), 1);
+        config.set("num.partitions", "5", Source::Flag).expect("valid");
+        config.read_file("\"num.partitions\" = 2\nnode.id = 9", "file").expect("valid");
+        assert_eq!((config.int("num.partitions"), config.int("node.id")), (5, 9));
+        let variable = ("CORELOG_NODE_ID".to_string(), "7".to_string());
+        config.read_environment([variable].into_iter()).expect("valid");
+        assert_eq!(config.int("node.id"), 7);
+        config.read_file("node.id = 8", "file").expect("valid");
+        assert_eq!(config.int("node.id"), 7, "the file is weaker than the environment");
+    }
+
+    #[test]
+    fn wrong_names_and_values_are_refused_with_the_remedy() {
+        let mut config = BrokerConfig::default();
+        let mut says = |name: &str, value: &str| {
+            config.set(name, value, Source::Flag).err().map(|error| error.to_string())
+        };
+        let message = says("num.partition", "3").expect("refused");
+        assert!(message.contains("did you mean `num.partitions`"), "{message}");
+        assert!(says("zzz", "3").expect("refused").contains("corelog config"));
+        assert!(says("num.partitions", "0").expect("refused").contains("1 to 1000000"));
+        assert!(says("num.partitions", "many").is_some());
+        assert!(says("durability", "none").expect("refused").contains("fsync, replicated"));
+        assert!(says("delete.topic.enable", "TRUE").is_none());
+        let topic = check_topic_setting("compression.type", "gzip").expect_err("not served");
+        assert!(topic.to_string().contains("leave it at `producer`"));
+        assert_eq!(
+            check_topic_setting("cleanup.policy", "compact, delete").as_deref(),
+            Ok("compact,delete")
+        );
+    }
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpus("0-2, 5,1").as_deref(), Ok(&[0, 1, 2, 5][..]));
+        assert_eq!(parse_cpus("").as_deref(), Ok(&[][..]));
+        for wrong in ["a", "3-1", "1-", "0-99999"] {
+            assert!(parse_cpus(wrong).is_err(), "{wrong}");
+        }
+    }
+}
