@@ -17,3 +17,7 @@ pub mod producer;
 
 // Layer 2, hands: they await I/O.
 pub mod journal;
+
+// Layer 3, the owner of partitions, and the way to it.
+pub mod dispatch;
+pub mod partition;

@@ -38,14 +38,12 @@ pub enum EntryKind {
     Metadata = 2,
     /// The partition's log begins at the entry's base offset (DeleteRecords).
     LogStart = 3,
-    /// A partition's state without its records, so that older entries may go.
-    Checkpoint = 4,
 }
 
 impl EntryKind {
     fn from_u8(number: u8) -> Option<EntryKind> {
-        use EntryKind::{Batches, Checkpoint, LogStart, Metadata};
-        [Batches, Metadata, LogStart, Checkpoint].into_iter().find(|kind| *kind as u8 == number)
+        use EntryKind::{Batches, LogStart, Metadata};
+        [Batches, Metadata, LogStart].into_iter().find(|kind| *kind as u8 == number)
     }
 
     pub fn name(self) -> &'static str {
@@ -53,7 +51,6 @@ impl EntryKind {
             EntryKind::Batches => "record batches",
             EntryKind::Metadata => "metadata",
             EntryKind::LogStart => "log start",
-            EntryKind::Checkpoint => "checkpoint",
         }
     }
 }

@@ -1,0 +1,267 @@
+//! Produce on the owner core: check the batches, give them offsets, hand them to the journal.
+//!
+//! Invariants
+//!   A1  Everything of an entry is checked before its first byte is journaled.
+//!   A2  Admission is synchronous once the journal has room: two entries of one producer are
+//!       admitted in the order in which they came.
+//!   A3  A duplicate is answered with the original's offset, and not before the original settled.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{Extent, Log, Owner};
+use crate::base::ids::{Epoch, Offset, PartitionId};
+use crate::config::TopicConfig;
+use crate::io::Io;
+use crate::io::mailbox::oneshot;
+use crate::journal::{Entry, EntryKind, Position, Refusal};
+use crate::producer::{Claim, Verdict};
+use crate::wire::error::ErrorCode;
+use crate::wire::records::{self, BatchHeader, Summary};
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// Not at all (acks=0) or as soon as the leader has ordered it (acks=1).
+    Ordered,
+    /// When it is committed (acks=all).
+    Committed,
+}
+
+/// One partition's share of a produce request.
+#[derive(Debug)]
+pub struct ProducePart {
+    pub partition: PartitionId,
+    /// Record batches back to back, as they came.
+    pub records: Bytes,
+}
+
+/// The outcome for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProduceAnswer {
+    pub error: ErrorCode,
+    /// One plain sentence where the error's name does not say it all.
+    pub message: Option<String>,
+    pub base_offset: Offset,
+    pub log_start: Offset,
+}
+
+/// Where the answers of one core's share go, in the order of its parts.
+pub type ProduceReply = oneshot::Sender<Vec<ProduceAnswer>>;
+
+impl ProduceAnswer {
+    pub fn refused(error: ErrorCode, message: impl Into<Option<String>>) -> ProduceAnswer {
+        ProduceAnswer { error, message: message.into(), base_offset: -1, log_start: -1 }
+    }
+
+    /// The write was admitted but never became durable.
+    pub(super) fn fail_storage(&mut self) {
+        if self.error == ErrorCode::NONE {
+            let why = "the journal failed before the record was durable";
+            *self = ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why.to_string());
+        }
+    }
+}
+
+/// An admitted entry: its answer, and the journal position that the answer waits for.
+struct Admitted {
+    answer: ProduceAnswer,
+    position: Position,
+}
+
+impl<I: Io> Owner<I> {
+    /// Admits `parts` in order and sends their answers through `reply` when `acks` says.
+    /// Returns when everything is admitted or refused; the answers follow by themselves.
+    pub async fn produce(
+        self: &Rc<Self>,
+        parts: Vec<ProducePart>,
+        acks: Acks,
+        reply: ProduceReply,
+    ) {
+        let mut answers = Vec::with_capacity(parts.len());
+        let mut last = None;
+        for part in parts {
+            match self.admit(part).await {
+                Ok(admitted) => {
+                    last = last.max(Some(admitted.position));
+                    answers.push(admitted.answer);
+                }
+                Err(refused) => answers.push(refused),
+            }
+        }
+        match (acks, last) {
+            // The newest position keeps the queue in order; it is this request's own, unless
+            // every part was a duplicate.
+            (Acks::Committed, Some(_)) => {
+                self.settling.answer(self.settling.newest(), reply, answers);
+            }
+            // The connection may be gone.
+            _ => drop(reply.send(answers)),
+        }
+    }
+
+    /// Checks one part, waits for room in the journal, and appends it.
+    async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
+        let summary = self.check_records(&part)?;
+        self.journal.room(part.records.len()).await.map_err(refused_by_journal)?;
+        // The topic may have gone while this waited.
+        let image = self.image();
+        let log = self.log_to_write(&image, part.partition).ok_or_else(unknown_partition)?;
+        if summary.has_producer
+            && let Some(admitted) = self.judge_producers(&log, &part.records)?
+        {
+            return Ok(admitted);
+        }
+        self.append(&log, &part, &summary, image.leader_epoch())
+    }
+
+    fn check_records(&self, part: &ProducePart) -> Result<Summary, ProduceAnswer> {
+        let image = self.image();
+        let topic = image.topic_by_number(part.partition.topic).ok_or_else(unknown_partition)?;
+        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let summary = records::validate(&part.records)
+            .map_err(|invalid| ProduceAnswer::refused(invalid.code(), invalid.to_string()))?;
+        let bytes = summary.largest_batch_bytes;
+        if bytes > config.max_message_bytes {
+            let why = format!(
+                "a record batch of {bytes} bytes is larger than the topic's max.message.bytes, \
+                 which is {}",
+                config.max_message_bytes
+            );
+            return Err(ProduceAnswer::refused(ErrorCode::MESSAGE_TOO_LARGE, why));
+        }
+        self.check_timestamps(&summary, &config)?;
+        Ok(summary)
+    }
+
+    fn check_timestamps(
+        &self,
+        summary: &Summary,
+        config: &TopicConfig,
+    ) -> Result<(), ProduceAnswer> {
+        let now = self.io.wall().0;
+        let newest = now.saturating_add(config.timestamp_after_max_ms);
+        let oldest = now.saturating_sub(config.timestamp_before_max_ms);
+        let timestamp = summary.max_timestamp;
+        // A producer that gives no timestamps writes -1.
+        if timestamp == -1 || (oldest..=newest).contains(&timestamp) {
+            return Ok(());
+        }
+        let why = format!(
+            "a record's timestamp {timestamp} is not within message.timestamp.before.max.ms and \
+             message.timestamp.after.max.ms of the broker's clock, which says {now}"
+        );
+        Err(ProduceAnswer::refused(ErrorCode::INVALID_TIMESTAMP, why))
+    }
+
+    /// Whether an idempotent producer's batches may be appended; `Some` when they are already
+    /// there.
+    fn judge_producers(
+        &self,
+        log: &Log,
+        records: &[u8],
+    ) -> Result<Option<Admitted>, ProduceAnswer> {
+        let log = log.borrow();
+        for (header, _) in records::batches(records) {
+            if !header.has_producer() {
+                continue;
+            }
+            let (error, why) = match log.producers.judge(&claim_of(&header)) {
+                Verdict::Append => continue,
+                Verdict::Duplicate { base_offset } => {
+                    let answer = ProduceAnswer {
+                        error: ErrorCode::NONE,
+                        message: None,
+                        base_offset,
+                        log_start: log.log_start(),
+                    };
+                    // The original may still be on its way to the disk (A3).
+                    return Ok(Some(Admitted { answer, position: self.settling.newest() }));
+                }
+                Verdict::OldDuplicate => (
+                    ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
+                    "the batch was written before, too long ago to say at which offset",
+                ),
+                Verdict::OutOfOrder => (
+                    ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+                    "a batch of the producer before this one is missing",
+                ),
+                Verdict::Fenced => (
+                    ErrorCode::INVALID_PRODUCER_EPOCH,
+                    "a newer instance of the producer has taken over",
+                ),
+            };
+            return Err(ProduceAnswer::refused(error, why.to_string()));
+        }
+        Ok(None)
+    }
+
+    fn append(
+        &self,
+        log: &Log,
+        part: &ProducePart,
+        summary: &Summary,
+        epoch: Epoch,
+    ) -> Result<Admitted, ProduceAnswer> {
+        let base = log.borrow().next();
+        let entry =
+            Entry { kind: EntryKind::Batches, partition: part.partition, base_offset: base, epoch };
+        let appended = self
+            .journal
+            .append(entry, &part.records, |copy| stamp_all(copy, base, epoch))
+            .map_err(refused_by_journal)?;
+        let next = base + summary.records;
+        let now = self.io.wall().0;
+        let mut state = log.borrow_mut();
+        if summary.has_producer {
+            let mut at = base;
+            for (header, _) in records::batches(&part.records) {
+                if header.has_producer() {
+                    state.producers.record(&claim_of(&header), at, now);
+                }
+                at += i64::from(header.count);
+            }
+        }
+        let max_timestamp = summary.max_timestamp;
+        state.appended(Extent { base, next, location: appended.location, max_timestamp }, epoch);
+        let log_start = state.log_start();
+        drop(state);
+        let bytes = appended.location.length;
+        self.settling.appended(appended.position, log.clone(), next, bytes);
+        let answer =
+            ProduceAnswer { error: ErrorCode::NONE, message: None, base_offset: base, log_start };
+        Ok(Admitted { answer, position: appended.position })
+    }
+}
+
+/// Gives the batches of an entry their offsets and the leader's epoch.
+fn stamp_all(entry: &mut [u8], base: Offset, epoch: Epoch) {
+    let mut left = entry;
+    let mut next = base;
+    while let Some(header) = BatchHeader::read(left) {
+        let bytes = header.total_bytes().unwrap_or(left.len());
+        let Some((batch, rest)) = left.split_at_mut_checked(bytes) else { return };
+        records::stamp(batch, next, epoch);
+        next += i64::from(header.count);
+        left = rest;
+    }
+}
+
+/// What a batch's header claims.
+pub(super) fn claim_of(header: &BatchHeader) -> Claim {
+    Claim {
+        producer_id: header.producer_id,
+        epoch: header.producer_epoch,
+        first_sequence: header.base_sequence,
+        last_sequence: header.last_sequence(),
+    }
+}
+
+fn unknown_partition() -> ProduceAnswer {
+    ProduceAnswer::refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, None)
+}
+
+fn refused_by_journal(refusal: Refusal) -> ProduceAnswer {
+    ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, refusal.to_string())
+}

@@ -1,0 +1,155 @@
+//! The owner: one core's partitions, and everything that may happen to them.
+//!
+//!     produce ─► admit (check, stamp, journal) ─► settle (flushed) ─► answer, wake the fetches
+//!     fetch   ─► plan (extents) ─► journal tail or disk ─► bytes by reference
+//!
+//! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
+//! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
+//!
+//! Invariants
+//!   O1  A record is served, and a write with acks=all answered, only after its journal group has
+//!       settled.
+//!   O2  What settles does so in journal order; a partition's answers leave in the order of its
+//!       offsets.
+//!   O3  Nothing is acknowledged after the journal is poisoned.
+//!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
+
+mod append;
+mod controller;
+mod log;
+mod offsets;
+mod read;
+mod recover;
+mod settle;
+mod shared;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::buffer::Arena;
+use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
+use crate::io::Io;
+use crate::journal::Journal;
+use crate::metadata::Image;
+
+pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
+pub use controller::Controller;
+pub use log::{Extent, PartitionLog};
+pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
+pub use read::{FetchPart, FetchedPart};
+pub use recover::{Recovered, recover};
+pub use shared::Shared;
+pub use watch::{FetchWait, FetchWatch};
+
+/// A partition's state, shared between the tasks of its core.
+type Log = Rc<RefCell<PartitionLog>>;
+
+/// See the module's documentation.
+pub struct Owner<I: Io> {
+    io: I,
+    arena: Arena,
+    shared: Arc<Shared>,
+    journal: Journal<I>,
+    logs: RefCell<HashMap<PartitionId, Log>>,
+    settling: settle::Settling,
+    controller: Controller,
+    /// For `ticket`.
+    next_ticket: Cell<u64>,
+}
+
+impl<I: Io> Owner<I> {
+    /// Takes over what recovery found and starts the task that settles what is flushed.
+    pub fn start(io: I, arena: Arena, shared: Arc<Shared>, recovered: Recovered<I>) -> Rc<Self> {
+        let owner = Rc::new(Owner {
+            io: io.clone(),
+            arena,
+            shared,
+            journal: recovered.journal,
+            logs: RefCell::new(recovered.logs),
+            settling: settle::Settling::new(),
+            controller: Controller::default(),
+            next_ticket: Cell::new(1),
+        });
+        io.spawn("settle", settle::run(owner.clone()));
+        owner
+    }
+
+    pub fn io(&self) -> &I {
+        &self.io
+    }
+
+    pub fn core(&self) -> CoreId {
+        self.io.core()
+    }
+
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn journal(&self) -> &Journal<I> {
+        &self.journal
+    }
+
+    /// The metadata as last published.
+    pub fn image(&self) -> Arc<Image> {
+        self.shared.image()
+    }
+
+    fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// A number that this core has not given before.
+    pub fn ticket(&self) -> u64 {
+        let ticket = self.next_ticket.get();
+        self.next_ticket.set(ticket + 1);
+        ticket
+    }
+
+    /// The state of `id`, if it was ever written to.
+    pub fn log(&self, id: PartitionId) -> Option<Log> {
+        self.logs.borrow().get(&id).cloned()
+    }
+
+    /// The partition's state, made if this is the first write; `None` if the topic does not exist
+    /// (any more).
+    fn log_to_write(&self, image: &Image, id: PartitionId) -> Option<Log> {
+        let topic = image.topic_by_number(id.topic)?;
+        if id.index >= topic.partitions {
+            return None;
+        }
+        debug_assert_eq!(self.shared.owner_of(id), self.core(), "a partition has one owner");
+        let mut logs = self.logs.borrow_mut();
+        let log = logs.entry(id).or_insert_with(|| Rc::new(RefCell::new(PartitionLog::new(id))));
+        Some(log.clone())
+    }
+
+    /// The epoch in which this node leads its partitions.
+    pub fn leader_epoch(&self) -> Epoch {
+        self.shared.image().leader_epoch()
+    }
+
+    /// Drops the partitions of a deleted topic; their records are dead weight in the journal
+    /// until its files are released.
+    pub fn forget_topic(&self, number: TopicNumber) {
+        self.logs.borrow_mut().retain(|id, log| {
+            let keep = id.topic != number;
+            if !keep {
+                log.borrow_mut().close();
+            }
+            keep
+        });
+    }
+
+    /// Bytes per partition of this core, for DescribeLogDirs.
+    pub fn sizes(&self) -> BTreeMap<PartitionId, u64> {
+        self.logs.borrow().iter().map(|(id, log)| (*id, log.borrow().bytes())).collect()
+    }
+}

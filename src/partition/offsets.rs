@@ -1,0 +1,167 @@
+//! Looking offsets up: by position, by timestamp, by leader epoch.
+
+use super::read::check_epoch;
+use super::{Extent, Owner};
+use crate::base::ids::{Epoch, Offset, PartitionId};
+use crate::base::limits;
+use crate::io::Io;
+use crate::wire::error::ErrorCode;
+use crate::wire::records::{self, HEADER_BYTES, Records};
+
+/// What ListOffsets asks for, as the wire numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetAt {
+    Earliest,
+    Latest,
+    /// The record with the greatest timestamp (KIP-734).
+    MaxTimestamp,
+    /// The first record at or after a time in Unix milliseconds.
+    Timestamp(i64),
+    /// The end of what lies in remote storage, where nothing does (KIP-1005).
+    LatestTiered,
+}
+
+impl OffsetAt {
+    pub fn from_wire(timestamp: i64) -> Option<OffsetAt> {
+        match timestamp {
+            -1 => Some(OffsetAt::Latest),
+            // The local log is the whole log (KIP-405).
+            -2 | -4 => Some(OffsetAt::Earliest),
+            -3 => Some(OffsetAt::MaxTimestamp),
+            -5 => Some(OffsetAt::LatestTiered),
+            0.. => Some(OffsetAt::Timestamp(timestamp)),
+            _ => None,
+        }
+    }
+}
+
+/// An offset, with the timestamp and epoch of its record; -1 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundOffset {
+    pub offset: Offset,
+    pub timestamp: i64,
+    pub epoch: Epoch,
+}
+
+impl FoundOffset {
+    const NONE: FoundOffset = FoundOffset { offset: -1, timestamp: -1, epoch: -1 };
+}
+
+/// Where a leader epoch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    pub epoch: Epoch,
+    pub end: Offset,
+}
+
+impl<I: Io> Owner<I> {
+    /// Answers one partition of ListOffsets.
+    pub async fn find_offset(
+        &self,
+        id: PartitionId,
+        at: OffsetAt,
+        leader_epoch: Epoch,
+    ) -> Result<FoundOffset, ErrorCode> {
+        let current = self.leader_epoch();
+        check_epoch(leader_epoch, current)?;
+        let Some(log) = self.log(id) else {
+            return Ok(match at {
+                OffsetAt::Earliest | OffsetAt::Latest => {
+                    FoundOffset { offset: 0, timestamp: -1, epoch: current }
+                }
+                _ => FoundOffset::NONE,
+            });
+        };
+        let plain = |offset| FoundOffset { offset, timestamp: -1, epoch: current };
+        let extent = {
+            let log = log.borrow();
+            match at {
+                OffsetAt::Earliest => return Ok(plain(log.log_start())),
+                OffsetAt::Latest => return Ok(plain(log.high_watermark())),
+                OffsetAt::LatestTiered => return Ok(FoundOffset::NONE),
+                OffsetAt::MaxTimestamp => log.extent_of_max_timestamp(),
+                OffsetAt::Timestamp(timestamp) => log.extent_at_timestamp(timestamp),
+            }
+        };
+        let Some(extent) = extent else { return Ok(FoundOffset::NONE) };
+        let log_start = log.borrow().log_start();
+        let wanted = match at {
+            OffsetAt::Timestamp(timestamp) => timestamp,
+            _ => extent.max_timestamp,
+        };
+        self.find_in_extent(id, &extent, wanted, log_start).await
+    }
+
+    async fn find_in_extent(
+        &self,
+        id: PartitionId,
+        extent: &Extent,
+        timestamp: i64,
+        log_start: Offset,
+    ) -> Result<FoundOffset, ErrorCode> {
+        let bytes = self.read_extent(extent).await.map_err(|error| {
+            tracing::error!("cannot look into {id} at offset {}: {error}", extent.base);
+            ErrorCode::KAFKA_STORAGE_ERROR
+        })?;
+        for (header, batch) in records::batches(&bytes) {
+            if header.max_timestamp < timestamp {
+                continue;
+            }
+            let codec = header.codec().ok_or(ErrorCode::CORRUPT_MESSAGE)?;
+            let inside =
+                records::decompress(codec, &batch[HEADER_BYTES..], limits::LOOKUP_BYTES_MAX)
+                    .map_err(|_| ErrorCode::CORRUPT_MESSAGE)?;
+            let found = Records::new(&header, &inside)
+                .flatten()
+                .find(|record| record.timestamp >= timestamp && record.offset >= log_start);
+            if let Some(record) = found {
+                return Ok(FoundOffset {
+                    offset: record.offset,
+                    timestamp: record.timestamp,
+                    epoch: header.leader_epoch,
+                });
+            }
+        }
+        Ok(FoundOffset::NONE)
+    }
+
+    /// Answers one partition of OffsetForLeaderEpoch.
+    pub fn epoch_end(
+        &self,
+        id: PartitionId,
+        epoch: Epoch,
+        leader_epoch: Epoch,
+    ) -> Result<EpochEnd, ErrorCode> {
+        let current = self.leader_epoch();
+        check_epoch(leader_epoch, current)?;
+        let found = match self.log(id) {
+            Some(log) => log.borrow().epoch_end(epoch, current),
+            None => (epoch == current).then_some((epoch, 0)),
+        };
+        let (epoch, end) = found.unwrap_or((-1, -1));
+        Ok(EpochEnd { epoch, end })
+    }
+
+    /// Answers one partition of DeleteRecords: everything before `before` (-1 for the high
+    /// watermark) goes. Returns the new log start once that is durable.
+    pub async fn delete_records(
+        &self,
+        id: PartitionId,
+        before: Offset,
+    ) -> Result<Offset, ErrorCode> {
+        let log = self.log_to_write(&self.image(), id);
+        let log = log.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        let high_watermark = log.borrow().high_watermark();
+        let before = if before == -1 { high_watermark } else { before };
+        if before < 0 || before > high_watermark {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
+        if before <= log.borrow().log_start() {
+            return Ok(log.borrow().log_start());
+        }
+        self.journal_log_start(id, before).await?;
+        log.borrow_mut().trim(before);
+        let log_start = log.borrow().log_start();
+        Ok(log_start)
+    }
+}

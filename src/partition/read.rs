@@ -1,0 +1,279 @@
+//! Fetch on the owner core: which extents, from memory or from the journal's files, as references.
+//!
+//! Invariants
+//!   F1  Only whole batches are given, only settled ones, the first one holding the offset asked
+//!       for; at least one if there is any, whatever its size.
+//!   F2  Bytes that come from a file are given only after every batch's CRC was verified.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Extent, FetchWatch, Owner};
+use crate::base::ids::{Epoch, Offset, PartitionId};
+use crate::io::Io;
+use crate::journal::Location;
+use crate::wire::error::ErrorCode;
+use crate::wire::records::{self, BatchHeader};
+
+/// Extents that lie this close together are read from the file in one piece.
+const GAP_BYTES_MAX: u64 = 16 << 10;
+/// The most that is read from the file in one piece.
+const SPAN_BYTES_MAX: u64 = 1 << 20;
+
+/// What a fetch asks of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchPart {
+    pub partition: PartitionId,
+    pub offset: Offset,
+    pub bytes_max: usize,
+    /// The epoch in which the client believes the leader to be; -1 if it does not say.
+    pub leader_epoch: Epoch,
+}
+
+/// What one partition answers.
+#[derive(Clone, Debug)]
+pub struct FetchedPart {
+    pub error: ErrorCode,
+    pub high_watermark: Offset,
+    pub log_start: Offset,
+    pub records: Vec<Bytes>,
+}
+
+impl FetchedPart {
+    fn failed(error: ErrorCode) -> FetchedPart {
+        FetchedPart { error, high_watermark: -1, log_start: -1, records: Vec::new() }
+    }
+
+    /// The owner core has stopped.
+    pub fn owner_gone() -> FetchedPart {
+        FetchedPart::failed(ErrorCode::KAFKA_STORAGE_ERROR)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(Bytes::len).sum()
+    }
+
+    pub fn is_error(&self) -> bool {
+        self.error.is_error()
+    }
+}
+
+impl<I: Io> Owner<I> {
+    /// Reads the parts in order until `bytes_max` is reached; later ones come without records.
+    pub async fn read_all(&self, parts: &[FetchPart], bytes_max: usize) -> Vec<FetchedPart> {
+        let mut left = bytes_max;
+        let mut answers = Vec::with_capacity(parts.len());
+        for part in parts {
+            let is_first = left == bytes_max;
+            let answer = self.read(part, left, is_first).await;
+            left = left.saturating_sub(answer.bytes());
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// Registers `watch` with the parts and counts what is there already.
+    pub fn watch_all(&self, parts: &[FetchPart], watch: &Arc<FetchWatch>) {
+        for part in parts {
+            if self.image().topic_by_number(part.partition.topic).is_none() {
+                watch.fire();
+                continue;
+            }
+            let Some(log) = self.log_to_write(&self.image(), part.partition) else { continue };
+            let mut log = log.borrow_mut();
+            log.watch(watch.clone());
+            let available = log.bytes_available(part.offset, part.bytes_max);
+            watch.add(u32::try_from(available).unwrap_or(u32::MAX));
+        }
+    }
+
+    async fn read(&self, part: &FetchPart, left: usize, is_first: bool) -> FetchedPart {
+        let found = self.locate(part, left, is_first);
+        let (mut answer, extents) = match found {
+            Ok(found) => found,
+            Err(error) => return FetchedPart::failed(error),
+        };
+        if extents.is_empty() {
+            return answer;
+        }
+        let bytes_max = part.bytes_max.min(left);
+        match self.collect(part.offset, &extents, bytes_max).await {
+            Ok(records) => answer.records = records,
+            Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {
+                // The core's budget is spent: an empty answer slows the client down.
+            }
+            Err(error) => {
+                let first = extents.first().map_or(0, |extent| extent.location.address);
+                let (file, position) = self.journal().file_of(first);
+                tracing::error!(
+                    "cannot read {} from offset {}: {error} (near byte {position} of {})",
+                    part.partition,
+                    part.offset,
+                    file.display()
+                );
+                answer.error = ErrorCode::KAFKA_STORAGE_ERROR;
+            }
+        }
+        answer
+    }
+
+    fn locate(
+        &self,
+        part: &FetchPart,
+        left: usize,
+        is_first: bool,
+    ) -> Result<(FetchedPart, Vec<Extent>), ErrorCode> {
+        let image = self.image();
+        let topic = image.topic_by_number(part.partition.topic);
+        if topic.is_none_or(|topic| part.partition.index >= topic.partitions) {
+            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        }
+        check_epoch(part.leader_epoch, image.leader_epoch())?;
+        let (log_start, high_watermark, extents) = match self.log(part.partition) {
+            None => (0, 0, Vec::new()),
+            Some(log) => {
+                let log = log.borrow();
+                let in_range = (log.log_start()..=log.high_watermark()).contains(&part.offset);
+                let bytes_max = part.bytes_max.min(left);
+                let wanted = in_range && (bytes_max > 0 || is_first);
+                let extents =
+                    if wanted { log.extents_from(part.offset, bytes_max) } else { Vec::new() };
+                (log.log_start(), log.high_watermark(), extents)
+            }
+        };
+        if !(log_start..=high_watermark).contains(&part.offset) {
+            return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+        }
+        let extents = if left == 0 && !is_first { Vec::new() } else { extents };
+        let answer =
+            FetchedPart { error: ErrorCode::NONE, high_watermark, log_start, records: Vec::new() };
+        Ok((answer, extents))
+    }
+
+    /// The batches of `extents` from the one that holds `from` on, at most `bytes_max` of them but
+    /// at least one.
+    async fn collect(
+        &self,
+        from: Offset,
+        extents: &[Extent],
+        bytes_max: usize,
+    ) -> std::io::Result<Vec<Bytes>> {
+        let mut pieces: Vec<Bytes> = Vec::with_capacity(extents.len());
+        let mut bytes = 0;
+        let mut next = 0;
+        while let Some(extent) = extents.get(next) {
+            let mut run = vec![(*extent, self.journal().tail(extent.location))];
+            if run.iter().any(|(_, tail)| tail.is_none()) {
+                run = self.read_span(&extents[next..]).await?;
+            }
+            next += run.len();
+            for (extent, piece) in run {
+                let piece = piece.unwrap_or_default();
+                let piece = if extent.base < from { skip_batches(&piece, from) } else { piece };
+                let piece = cut_batches(&piece, bytes_max.saturating_sub(bytes), bytes == 0);
+                if piece.is_empty() {
+                    return Ok(pieces);
+                }
+                bytes += piece.len();
+                pieces.push(piece);
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Reads the first extents that lie close together with one read of the file.
+    async fn read_span(&self, extents: &[Extent]) -> std::io::Result<Vec<(Extent, Option<Bytes>)>> {
+        let Some(first) = extents.first() else { return Ok(Vec::new()) };
+        let start = first.location.address;
+        let file_bytes = self.journal().file_bytes();
+        let mut end = start + u64::from(first.location.length);
+        let mut count = 1;
+        for extent in extents.iter().skip(1) {
+            let Location { address, length } = extent.location;
+            let extended = address + u64::from(length);
+            let close = address.saturating_sub(end) <= GAP_BYTES_MAX
+                && extended - start <= SPAN_BYTES_MAX
+                && address / file_bytes == start / file_bytes;
+            if !close {
+                break;
+            }
+            end = extended;
+            count += 1;
+        }
+        let length = u32::try_from(end - start).map_err(std::io::Error::other)?;
+        let span = self.journal().read(Location { address: start, length }).await?;
+        let mut found = Vec::with_capacity(count);
+        for extent in extents.iter().take(count) {
+            let at = usize::try_from(extent.location.address - start).unwrap_or(usize::MAX);
+            let piece = span.slice(at..at + extent.location.length as usize);
+            verify(extent, &piece)?;
+            found.push((*extent, Some(piece)));
+        }
+        Ok(found)
+    }
+
+    /// Reads one extent whole, for lookups inside it.
+    pub(super) async fn read_extent(&self, extent: &Extent) -> std::io::Result<Bytes> {
+        match self.journal().tail(extent.location) {
+            Some(piece) => Ok(piece),
+            None => {
+                let piece = self.journal().read(extent.location).await?;
+                verify(extent, &piece)?;
+                Ok(piece)
+            }
+        }
+    }
+}
+
+/// Compares the epoch that a client believes in with the one in force (KIP-320).
+pub(super) fn check_epoch(claimed: Epoch, current: Epoch) -> Result<(), ErrorCode> {
+    match claimed {
+        -1 => Ok(()),
+        claimed if claimed < current => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        claimed if claimed > current => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(()),
+    }
+}
+
+fn verify(extent: &Extent, bytes: &[u8]) -> std::io::Result<()> {
+    let mut next = extent.base;
+    let mut seen = 0;
+    for (header, batch) in records::batches(bytes) {
+        if header.base_offset != next || header.crc != records::crc(batch) {
+            break;
+        }
+        next = header.next_offset();
+        seen += batch.len();
+    }
+    if seen == bytes.len() && next == extent.next {
+        return Ok(());
+    }
+    let what = format!("the record batch at offset {next} is damaged");
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+}
+
+/// Drops the batches that lie wholly before `from`.
+fn skip_batches(bytes: &Bytes, from: Offset) -> Bytes {
+    let before: usize = records::batches(bytes)
+        .take_while(|(header, _)| header.next_offset() <= from)
+        .map(|(_, batch)| batch.len())
+        .sum();
+    bytes.slice(before..)
+}
+
+/// The leading batches that fit `bytes_max`; the first one in any case if `at_least_one`.
+fn cut_batches(bytes: &Bytes, bytes_max: usize, at_least_one: bool) -> Bytes {
+    if bytes.len() <= bytes_max {
+        return bytes.clone();
+    }
+    let mut end = 0;
+    while let Some(length) = BatchHeader::read(&bytes[end..]).and_then(|h| h.total_bytes()) {
+        let fits = end + length <= bytes_max || (end == 0 && at_least_one);
+        if !fits || end + length > bytes.len() {
+            break;
+        }
+        end += length;
+    }
+    bytes.slice(..end)
+}

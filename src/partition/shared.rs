@@ -1,0 +1,53 @@
+//! What all cores of a node share: the published metadata, the configuration, who owns what.
+//!
+//! Invariants
+//!   H1  The image is replaced as a whole; a reader keeps the one it took.
+//!   H2  A partition's owner depends on its id and the number of shards only, and that number is
+//!       fixed when the data directory is created.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::base::ids::{CoreId, PartitionId};
+use crate::config::BrokerConfig;
+use crate::metadata::Image;
+
+/// See the module's documentation.
+pub struct Shared {
+    image: ArcSwap<Image>,
+    config: Arc<BrokerConfig>,
+    shards: u16,
+}
+
+impl Shared {
+    pub fn new(config: Arc<BrokerConfig>, shards: u16) -> Shared {
+        assert!(shards > 0, "a node has at least one core");
+        Shared { image: ArcSwap::from_pointee(Image::default()), config, shards }
+    }
+
+    /// The metadata as last published.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.load_full()
+    }
+
+    /// Makes `image` the one that every core reads from here on.
+    pub fn publish(&self, image: Image) {
+        self.image.store(Arc::new(image));
+    }
+
+    pub fn config(&self) -> &Arc<BrokerConfig> {
+        &self.config
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// The core that owns `id`: neighbours in a topic go to neighbouring cores.
+    pub fn owner_of(&self, id: PartitionId) -> CoreId {
+        let spread = u64::from(id.topic.0) + u64::from(id.index);
+        let core = spread % u64::from(self.shards);
+        CoreId(u16::try_from(core).unwrap_or(0))
+    }
+}
