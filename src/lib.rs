@@ -21,3 +21,10 @@ pub mod journal;
 // Layer 3, the owner of partitions, and the way to it.
 pub mod dispatch;
 pub mod partition;
+
+// Layer 4, the edge: connections, and a handler per API.
+pub mod connection;
+pub mod handler;
+
+// Layer 5, the whole: a node of many cores.
+pub mod node;

@@ -20,7 +20,15 @@ pub struct Topic {
     pub configs: OrdMap<String, String>,
 }
 
+/// The topic that holds committed offsets and groups.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
 impl Topic {
+    /// Whether the topic is the broker's own.
+    pub fn is_internal(&self) -> bool {
+        &*self.name == OFFSETS_TOPIC
+    }
+
     /// The partition with this wire index, if the topic has it.
     pub fn partition(&self, index: i32) -> Option<PartitionId> {
         let index = u32::try_from(index).ok()?;

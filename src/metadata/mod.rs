@@ -13,4 +13,4 @@ mod command;
 mod image;
 
 pub use command::{Command, CommandError, ConfigChange, decode, encode};
-pub use image::{Image, Topic};
+pub use image::{Image, OFFSETS_TOPIC, Topic};

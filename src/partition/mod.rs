@@ -22,6 +22,7 @@ mod read;
 mod recover;
 mod settle;
 mod shared;
+mod topics;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -42,6 +43,7 @@ pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
 pub use read::{FetchPart, FetchedPart};
 pub use recover::{Recovered, recover};
 pub use shared::Shared;
+pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
 pub use watch::{FetchWait, FetchWatch};
 
 /// A partition's state, shared between the tasks of its core.

@@ -11,6 +11,7 @@ mod driver;
 mod file;
 mod net;
 pub mod probe;
+pub mod signals;
 
 use std::future::Future;
 use std::io;

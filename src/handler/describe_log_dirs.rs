@@ -1,0 +1,63 @@
+//! DescribeLogDirs (KIP-113): the data directory and the size of every partition in it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{Handlers, Request};
+use crate::base::ids::PartitionId;
+use crate::connection::Closed;
+use crate::io::Io;
+use crate::wire::api::describe_log_dirs::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic, Request as Asked,
+    Response,
+};
+
+pub async fn handle<I: Io>(
+    handlers: &Rc<Handlers<I>>,
+    request: &Request<'_>,
+) -> Result<Vec<Bytes>, Closed> {
+    let asked: Asked<'_> = request.decode()?;
+    let found = handlers
+        .dispatch
+        .call_all(|owner| async move { (owner.sizes(), owner.journal().usage()) })
+        .await;
+    let used: u64 = found.iter().map(|(_, (used, _))| used).sum();
+    let limit: u64 = found.iter().map(|(_, (_, limit))| limit).sum();
+    let sizes: BTreeMap<PartitionId, u64> =
+        found.into_iter().flat_map(|(sizes, _)| sizes).collect();
+    let image = handlers.image();
+    let is_wanted = |name: &str, index: u32| match &asked.topics {
+        None => true,
+        Some(topics) => topics
+            .iter()
+            .any(|topic| topic.topic == name && topic.partitions.contains(&index.cast_signed())),
+    };
+    let topics = image.topics().filter_map(|topic| {
+        let indexes = (0..topic.partitions).filter(|index| is_wanted(&topic.name, *index));
+        let partitions: Vec<_> = indexes
+            .map(|index| {
+                let id = PartitionId { topic: topic.number, index };
+                let size = sizes.get(&id).copied().unwrap_or(0);
+                DescribeLogDirsPartition {
+                    partition_index: index.cast_signed(),
+                    partition_size: i64::try_from(size).unwrap_or(i64::MAX),
+                    offset_lag: 0,
+                    is_future_key: false,
+                }
+            })
+            .collect();
+        let is_empty = partitions.is_empty();
+        (!is_empty).then_some(DescribeLogDirsTopic { name: &topic.name, partitions })
+    });
+    let directory = handlers.dispatch.shared().config().text("log.dirs").to_string();
+    let result = DescribeLogDirsResult {
+        error_code: 0,
+        log_dir: &directory,
+        topics: topics.collect(),
+        total_bytes: i64::try_from(limit).unwrap_or(i64::MAX),
+        usable_bytes: i64::try_from(limit.saturating_sub(used)).unwrap_or(i64::MAX),
+    };
+    Ok(request.answer(&Response { results: vec![result], ..Response::default() }))
+}

@@ -1,0 +1,149 @@
+//! Handlers: one file per API, from a decoded request to the bytes of its answer.
+//!
+//! Invariants
+//!   H1  An answer is of the request's API and version, and carries its correlation id.
+//!   H2  A request that cannot be decoded ends its connection; one that can is answered, with the
+//!       protocol's own code where it is refused.
+
+mod api_versions;
+mod cluster;
+mod configs;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_log_dirs;
+mod describe_topics;
+mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+pub mod produce;
+mod sessions;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::connection::Closed;
+use crate::dispatch::Dispatch;
+use crate::io::Io;
+use crate::metadata::{Image, Topic};
+use crate::wire::api::ApiKey;
+use crate::wire::header::{RequestHeader, decode_body, put_response_header};
+use crate::wire::primitive::{Uuid, Wire};
+
+pub use api_versions::unsupported_api_versions;
+
+/// Who this node says it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub node_id: i32,
+    pub host: String,
+    pub port: i32,
+    pub rack: Option<String>,
+}
+
+/// What the handlers of one core work with.
+pub struct Handlers<I: Io> {
+    pub dispatch: Dispatch<I>,
+    pub identity: Identity,
+    sessions: RefCell<sessions::Sessions>,
+    /// Producer ids that this core may give out: the next one and the end of its block.
+    producer_ids: Cell<(i64, i64)>,
+}
+
+impl<I: Io> Handlers<I> {
+    pub fn new(dispatch: Dispatch<I>, identity: Identity) -> Rc<Handlers<I>> {
+        Rc::new(Handlers {
+            dispatch,
+            identity,
+            sessions: RefCell::new(sessions::Sessions::new()),
+            producer_ids: Cell::new((0, 0)),
+        })
+    }
+
+    fn image(&self) -> Arc<Image> {
+        self.dispatch.image()
+    }
+
+    fn io(&self) -> &I {
+        self.dispatch.local().io()
+    }
+}
+
+/// One request, borrowed from its frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub header: RequestHeader<'a>,
+    pub frame: &'a Bytes,
+    pub body: &'a [u8],
+    /// Where the body begins in the frame.
+    pub body_at: usize,
+    pub peer: SocketAddr,
+}
+
+impl<'a> Request<'a> {
+    /// The body as a message.
+    fn decode<T: Wire<'a>>(&self) -> Result<T, Closed> {
+        let RequestHeader { api, version, .. } = self.header;
+        decode_body(self.body, api, version).map_err(|error| {
+            Closed(format!("a {} request (version {version}) is malformed: {error}", api.name()))
+        })
+    }
+
+    fn version(&self) -> i16 {
+        self.header.version
+    }
+
+    /// The frame of an answer.
+    fn answer<'b>(&self, message: &impl Wire<'b>) -> Vec<Bytes> {
+        let RequestHeader { api, version, correlation, .. } = self.header;
+        frame(api, version, correlation, message)
+    }
+}
+
+fn frame<'b>(api: ApiKey, version: i16, correlation: i32, message: &impl Wire<'b>) -> Vec<Bytes> {
+    let mut out = BytesMut::with_capacity(256);
+    out.put_i32(0);
+    put_response_header(&mut out, api, version, correlation);
+    message.encode(&mut out, api.context(version));
+    let length = i32::try_from(out.len() - 4).unwrap_or(i32::MAX);
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    vec![out.freeze()]
+}
+
+/// Finds a topic by its id where the version has ids, else by its name.
+fn topic_of<'a>(image: &'a Image, name: &str, id: Uuid) -> Option<&'a Arc<Topic>> {
+    if id.is_zero() { image.topic(name) } else { image.topic_by_id(&id.0) }
+}
+
+/// Answers any request but Produce, which is admitted in `produce`.
+pub async fn handle<I: Io>(
+    handlers: &Rc<Handlers<I>>,
+    request: &Request<'_>,
+) -> Result<Vec<Bytes>, Closed> {
+    match request.header.api {
+        ApiKey::ApiVersions => api_versions::handle(request),
+        ApiKey::Metadata => metadata::handle(handlers, request).await,
+        ApiKey::DescribeCluster => cluster::handle(handlers, request),
+        ApiKey::DescribeTopicPartitions => describe_topics::handle(handlers, request),
+        ApiKey::CreateTopics => create_topics::handle(handlers, request).await,
+        ApiKey::DeleteTopics => delete_topics::handle(handlers, request).await,
+        ApiKey::CreatePartitions => create_partitions::handle(handlers, request).await,
+        ApiKey::Fetch => fetch::handle(handlers, request).await,
+        ApiKey::ListOffsets => list_offsets::handle(handlers, request).await,
+        ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(handlers, request).await,
+        ApiKey::DeleteRecords => delete_records::handle(handlers, request).await,
+        ApiKey::InitProducerId => init_producer_id::handle(handlers, request).await,
+        ApiKey::DescribeConfigs => configs::describe(handlers, request),
+        ApiKey::AlterConfigs => configs::alter(handlers, request).await,
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(handlers, request).await,
+        ApiKey::DescribeLogDirs => describe_log_dirs::handle(handlers, request).await,
+        other => Err(Closed(format!("{} is not served", other.name()))),
+    }
+}

@@ -1,0 +1,201 @@
+//! The node: boots a core on every executor, in the order that recovery needs, and stops them.
+//!
+//!     core 0:  recover ─► publish image ─► open a leader epoch ─► listen ─┐ address
+//!     core n:  recover ───────────────────────────────────────────────────┴► listen
+//!
+//! Invariants
+//!   K1  No core serves before core 0 has published the recovered metadata and made the new leader
+//!       epoch durable.
+//!   K2  A core that stops first takes no more requests, then answers what it has, then closes its
+//!       journal.
+
+mod directory;
+mod serve;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use crate::base::buffer::Arena;
+use crate::base::ids::CoreId;
+use crate::base::limits;
+use crate::connection::{Bounds, Connections};
+use crate::dispatch::{Dispatch, Lanes, LanesEnd, lanes};
+use crate::handler::{Handlers, Identity};
+use crate::io::mailbox::{Sender, oneshot};
+use crate::io::{Io, Listener};
+use crate::journal;
+use crate::metadata::Command;
+use crate::partition::{Owner, Recovered, Shared, recover};
+use crate::wire::error::ErrorCode;
+use crate::wire::primitive::Uuid;
+
+pub use serve::serve;
+
+/// How often a stopping core looks whether its connections are gone.
+const DRAIN_PAUSE: Duration = Duration::from_millis(2);
+
+/// Why a core does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFailed(pub String);
+
+impl fmt::Display for BootFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a core tells of its start.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub core: CoreId,
+    /// The address listened on, or why the core does not serve.
+    pub outcome: Result<SocketAddr, BootFailed>,
+}
+
+/// Everything a core is given before it runs; made on the starting thread.
+pub struct CoreSetup<I: Io> {
+    pub shared: Arc<Shared>,
+    pub lanes: Vec<Lanes<I>>,
+    pub inbox: LanesEnd<I>,
+    pub journal: journal::Settings,
+    pub memory_bytes: usize,
+    pub identity: Identity,
+    pub listen: SocketAddr,
+    pub connection_count: Arc<AtomicUsize>,
+    /// Core 0 tells the others where to listen, once they may.
+    pub go: Go,
+    pub stop: oneshot::Receiver<()>,
+    pub report: Sender<Report>,
+}
+
+/// The start signal's ends.
+pub enum Go {
+    Give(Vec<oneshot::Sender<SocketAddr>>),
+    Await(oneshot::Receiver<SocketAddr>),
+}
+
+/// The lanes between `shards` cores and the start signals: for each core its share.
+pub fn wire_up<I: Io>(shards: u16) -> Vec<(Vec<Lanes<I>>, LanesEnd<I>, Go)> {
+    let (ins, ends): (Vec<_>, Vec<_>) = (0..shards).map(|_| lanes::<I>()).unzip();
+    let mut signals = Vec::new();
+    let mut gos = Vec::new();
+    for _ in 1..shards {
+        let (give, wait) = oneshot::channel();
+        signals.push(give);
+        gos.push(Go::Await(wait));
+    }
+    gos.insert(0, Go::Give(signals));
+    ends.into_iter().zip(gos).map(|(end, go)| (ins.clone(), end, go)).collect()
+}
+
+/// One core's life, from recovery to the closed journal.
+pub async fn run_core<I: Io>(io: I, setup: CoreSetup<I>) {
+    let report = setup.report.clone();
+    let core = io.core();
+    if let Err(failed) = boot_and_serve(io, setup).await {
+        // A full or closed mailbox means that the starter has given up already.
+        drop(report.try_send(Report { core, outcome: Err(failed) }));
+    }
+}
+
+async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFailed> {
+    let CoreSetup { shared, lanes, inbox, go, stop, .. } = setup;
+    let arena = Arena::new(setup.memory_bytes / 2);
+    let recovered = recover(io.clone(), arena.clone(), setup.journal).await;
+    let recovered = recovered.map_err(|error| BootFailed(error.to_string()))?;
+    let start = |mut recovered: Recovered<I>| {
+        recovered.forget_unknown(&shared.image());
+        let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
+        Dispatch::start(owner, lanes, inbox)
+    };
+    let (dispatch, listener) = match go {
+        Go::Give(others) => {
+            let dispatch = start(begin_epoch_image(&shared, recovered)?);
+            open_epoch(dispatch.local())
+                .await
+                .map_err(|error| BootFailed(format!("the metadata cannot be written: {error}")))?;
+            let listener = listen(&io, setup.listen)?;
+            for other in others {
+                // A core that is gone has reported why.
+                let _ = other.send(listener.address());
+            }
+            (dispatch, listener)
+        }
+        Go::Await(go) => {
+            let stopped = |_| BootFailed("core 0 did not start".into());
+            let address = go.await.map_err(stopped)?;
+            (start(recovered), listen(&io, address)?)
+        }
+    };
+    let mut identity = setup.identity;
+    if identity.port == 0 {
+        identity.port = i32::from(listener.address().port());
+    }
+    let address = listener.address();
+    let bounds = Bounds::new(shared.config());
+    let journal = dispatch.local().journal().clone();
+    let handlers = Handlers::new(dispatch, identity);
+    let budget_bytes = setup.memory_bytes / 4;
+    let connections =
+        Connections::new(io.clone(), handlers, bounds, budget_bytes, setup.connection_count);
+    let listener = Rc::new(listener);
+    io.spawn("accept", connections.clone().accept(listener.clone()));
+    drop(setup.report.try_send(Report { core: io.core(), outcome: Ok(address) }));
+    // A dropped sender asks for the end as well.
+    let _ = stop.await;
+    listener.close();
+    connections.drain();
+    let deadline = io.now() + limits::DRAIN_TIME;
+    while !connections.is_empty() && io.now() < deadline {
+        io.sleep(DRAIN_PAUSE).await;
+    }
+    journal.close().await;
+    Ok(())
+}
+
+fn listen<I: Io>(io: &I, address: SocketAddr) -> Result<I::Listener, BootFailed> {
+    io.listen(address).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "another process listens there: stop it or choose another --listen"
+            }
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges",
+            _ => "check --listen",
+        };
+        BootFailed(format!("cannot listen on {address}: {error}; {hint}"))
+    })
+}
+
+fn begin_epoch_image<I: Io>(
+    shared: &Shared,
+    mut recovered: Recovered<I>,
+) -> Result<Recovered<I>, BootFailed> {
+    if let Some(error) = recovered.metadata_error.take() {
+        return Err(BootFailed(error));
+    }
+    shared.publish(recovered.image.clone());
+    Ok(recovered)
+}
+
+/// Names the cluster at its birth, and opens the epoch in which this run of the node leads.
+async fn open_epoch<I: Io>(owner: &Rc<Owner<I>>) -> Result<(), ErrorCode> {
+    let mut id = [0; 16];
+    for half in id.chunks_exact_mut(8) {
+        half.copy_from_slice(&owner.io().random().to_be_bytes());
+    }
+    owner
+        .change_metadata(move |image| {
+            let mut commands = Vec::new();
+            if image.cluster_id.is_empty() {
+                commands.push(Command::ClusterCreated { cluster_id: Uuid(id).to_string() });
+            }
+            commands.push(Command::LeaderEpochOpened { epoch: image.leader_epoch() + 1 });
+            (commands, ())
+        })
+        .await
+}

@@ -1,0 +1,252 @@
+//! `corelog serve` on Linux: checks the machine, takes the data directory, starts the executors,
+//! says what it found, and waits for a signal.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::directory::Directory;
+use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
+use crate::config::{self, BrokerConfig, Durability};
+use crate::handler::Identity;
+use crate::io::mailbox::{Receiver, mailbox, oneshot};
+use crate::io::ring::{self, RingIo, probe, signals};
+use crate::journal::{self, Flush};
+use crate::partition::Shared;
+
+/// A core that says nothing for this long has not started. Recovery reads at device speed.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+const BOOT_PAUSE: Duration = Duration::from_micros(500);
+/// Files that a core's journal needs at least: one filling, one ready, one to give back.
+const JOURNAL_FILES_MIN: u64 = 3;
+const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// Runs the node until SIGTERM or SIGINT; an error is one sentence for the operator.
+pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
+    let started = Instant::now();
+    let failed = |error: std::io::Error| BootFailed(error.to_string());
+    signals::block().map_err(failed)?;
+    let cpus = chosen_cpus(&config)?;
+    let wanted = match config.int("shards") {
+        0 => cpus.len(),
+        shards => usize::try_from(shards).unwrap_or(1),
+    };
+    let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
+    let listen = resolve(config.text("listeners"))?;
+    check_free(listen)?;
+    let identity = identity_of(&config, listen)?;
+    let directory = Directory::take(&config.data_directory(), wanted)?;
+    let shards = directory.shards();
+    probe::machine(usize::from(shards)).map_err(|unfit| BootFailed(unfit.to_string()))?;
+    let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
+    announce(&config, &directory, &cpus)?;
+
+    let shared = Arc::new(Shared::new(Arc::new(config), shards));
+    let (report, mut reports) = mailbox(usize::from(shards) * 2);
+    let count = Arc::new(AtomicUsize::new(0));
+    let mut stops = Vec::new();
+    let mut setups = Vec::new();
+    for (core, (lanes, inbox, go)) in (0..shards).zip(wire_up::<RingIo>(shards)) {
+        let (stop, stopped) = oneshot::channel();
+        stops.push(stop);
+        setups.push(Some(CoreSetup {
+            shared: shared.clone(),
+            lanes,
+            inbox,
+            journal: journal_settings(shared.config(), &directory, core),
+            memory_bytes: shared.config().size("core.memory.bytes"),
+            identity: identity.clone(),
+            listen,
+            connection_count: count.clone(),
+            go,
+            stop: stopped,
+            report: report.clone(),
+        }));
+    }
+    let setups = Arc::new(Mutex::new(setups));
+    let read_bytes = shared.config().size("core.memory.bytes") / 4;
+    let executors = ring::boot(&shard_cpus, read_bytes, move |io: RingIo| {
+        let index = crate::io::Io::core(&io).index();
+        let setup = setups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(index)
+            .and_then(Option::take);
+        async move {
+            if let Some(setup) = setup {
+                run_core(io, setup).await;
+            }
+        }
+    })
+    .map_err(failed)?;
+    let address = await_cores(&mut reports, shards)?;
+    let port = if identity.port == 0 { i32::from(address.port()) } else { identity.port };
+    println!(
+        "ready in {} ms: listening on {address}, clients connect to {}:{port}",
+        started.elapsed().as_millis(),
+        identity.host
+    );
+    let signal = signals::wait().map_err(failed)?;
+    println!("stopping on {signal:?}: answering what is in flight, flushing");
+    exit_on_second_signal();
+    drop(stops);
+    for executor in executors {
+        executor.join().map_err(failed)?;
+    }
+    println!("stopped");
+    Ok(())
+}
+
+fn chosen_cpus(config: &BrokerConfig) -> Result<Vec<usize>, BootFailed> {
+    let allowed = probe::cpus();
+    let named = config::parse_cpus(config.text("cores"))
+        .map_err(|refused| BootFailed(refused.to_string()))?;
+    if named.is_empty() {
+        return Ok(allowed);
+    }
+    match named.iter().find(|cpu| !allowed.contains(cpu)) {
+        None => Ok(named),
+        Some(cpu) => Err(BootFailed(format!(
+            "CPU {cpu} is not one that this process may use ({allowed:?}): change --cores"
+        ))),
+    }
+}
+
+/// The first address that `HOST:PORT` means.
+fn resolve(text: &str) -> Result<SocketAddr, BootFailed> {
+    let text = text.strip_prefix("PLAINTEXT://").unwrap_or(text);
+    let wrong = |why: String| BootFailed(format!("`{text}` is no address to listen on: {why}"));
+    let mut found = text.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    found.next().ok_or_else(|| wrong("the name has no address".into()))
+}
+
+/// Cores share their port, so a second node would share it too: look before.
+fn check_free(address: SocketAddr) -> Result<(), BootFailed> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(BootFailed(format!(
+            "{address} is taken by another process: stop it or choose another --listen"
+        ))),
+        // Anything else is told by the cores, which know more.
+        _ => Ok(()),
+    }
+}
+
+fn identity_of(config: &BrokerConfig, listen: SocketAddr) -> Result<Identity, BootFailed> {
+    let advertised = config.text("advertised.listeners");
+    let advertised = advertised.strip_prefix("PLAINTEXT://").unwrap_or(advertised);
+    let (host, port) = match advertised.rsplit_once(':') {
+        Some((host, port)) => {
+            let wrong = || BootFailed(format!("`{advertised}` is no HOST:PORT to advertise"));
+            (host.to_string(), port.parse::<u16>().map_err(|_| wrong())?)
+        }
+        None if !advertised.is_empty() => {
+            return Err(BootFailed(format!("`{advertised}` is no HOST:PORT to advertise")));
+        }
+        None if listen.ip().is_unspecified() => (host_name(), listen.port()),
+        None => (listen.ip().to_string(), listen.port()),
+    };
+    let rack = Some(config.text("rack").to_string()).filter(|rack| !rack.is_empty());
+    let node_id = i32::try_from(config.int("node.id")).unwrap_or(i32::MAX);
+    Ok(Identity { node_id, host, port: i32::from(port), rack })
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".into() } else { name.into() }
+}
+
+fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> journal::Settings {
+    let bytes = |name: &str| u64::try_from(config.int(name)).unwrap_or(u64::MAX);
+    let bytes_max = bytes("journal.bytes.max") / u64::from(directory.shards());
+    let file_bytes = bytes("journal.file.bytes").min(bytes_max / JOURNAL_FILES_MIN);
+    let block = crate::io::BLOCK_BYTES as u64;
+    let memory = config.size("core.memory.bytes");
+    let interval = Duration::from_millis(bytes("flush.interval.ms"));
+    journal::Settings {
+        directory: directory.core(core),
+        file_bytes: (file_bytes / block * block).max(block),
+        bytes_max,
+        group_bytes_max: GROUP_BYTES_MAX,
+        pending_bytes_max: memory / 16,
+        tail_bytes_max: memory / 4,
+        flush: match config.durability() {
+            Durability::Fsync => Flush::EveryGroup,
+            Durability::Replicated => Flush::Within(interval),
+        },
+    }
+}
+
+fn announce(
+    config: &BrokerConfig,
+    directory: &Directory,
+    cpus: &[usize],
+) -> Result<(), BootFailed> {
+    let shards = directory.shards();
+    println!(
+        "Corelog {}, Linux {}, {shards} {} on CPUs {cpus:?}, {} MiB of memory",
+        env!("CARGO_PKG_VERSION"),
+        probe::kernel_release(),
+        if shards == 1 { "shard" } else { "shards" },
+        probe::memory_bytes() >> 20,
+    );
+    if usize::from(shards) < cpus.len() {
+        println!("the data directory was made for {shards} shards, so some CPUs stay idle");
+    }
+    let path = directory.path();
+    let found = probe::file_system(path)
+        .map_err(|error| BootFailed(format!("cannot look at {}: {error}", path.display())))?;
+    let writes = if found.direct {
+        "direct writes"
+    } else {
+        "buffered writes (the file system refuses O_DIRECT), with the same flushes"
+    };
+    println!("data in {} ({} on {}), {writes}", path.display(), found.kind, found.device);
+    match config.durability() {
+        Durability::Fsync => println!(
+            "durability fsync: acks=all is answered after one flush per core and commit group"
+        ),
+        Durability::Replicated => println!(
+            "durability replicated: acks=all is answered when written, flushed within {} ms; on a \
+             single node a power loss can take the last of it",
+            config.int("flush.interval.ms")
+        ),
+    }
+    Ok(())
+}
+
+fn await_cores(reports: &mut Receiver<Report>, shards: u16) -> Result<SocketAddr, BootFailed> {
+    let deadline = Instant::now() + BOOT_PATIENCE;
+    let mut address = None;
+    let mut ready = 0;
+    while ready < shards {
+        match reports.try_recv() {
+            Some(Report { core, outcome }) => {
+                let found = outcome
+                    .map_err(|failed| BootFailed(format!("{core} does not start: {failed}")))?;
+                address = Some(found);
+                ready += 1;
+            }
+            None if Instant::now() > deadline => {
+                return Err(BootFailed("the cores did not start in time".into()));
+            }
+            None => std::thread::sleep(BOOT_PAUSE),
+        }
+    }
+    address.ok_or_else(|| BootFailed("there is no core".into()))
+}
+
+fn exit_on_second_signal() {
+    let waits = std::thread::Builder::new().name("second signal".into()).spawn(|| {
+        if signals::wait().is_ok() {
+            std::process::exit(1);
+        }
+    });
+    if let Err(error) = waits {
+        tracing::warn!("a second signal will not end the process at once: {error}");
+    }
+}
