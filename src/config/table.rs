@@ -62,7 +62,8 @@ pub const BROKER: &[Setting] = &[
         Int(64 << 20, I64),
         "1073741824",
         Honoured,
-        "Memory for requests, commit groups and reads of one core; a spent budget slows clients down.",
+        "Memory for requests, commit groups and reads of one core; a spent budget slows \
+         clients down.",
     ),
     row(
         Broker,
@@ -87,7 +88,8 @@ pub const BROKER: &[Setting] = &[
         Choice(&["fsync", "replicated"]),
         "fsync",
         Honoured,
-        "fsync: acknowledged after the flush. replicated: acknowledged when written, flushed within flush.interval.ms.",
+        "fsync: acknowledged after the flush. replicated: acknowledged when written, flushed \
+         within flush.interval.ms.",
     ),
     row(
         Broker,

@@ -309,7 +309,8 @@ mod tests {
                 }
                 producers.check();
             }
-            prop_assert_eq!(log.clone(), (0..i32::try_from(log.len()).expect("short")).collect::<Vec<_>>());
+            let length = i32::try_from(log.len()).expect("short");
+            prop_assert_eq!(log, (0..length).collect::<Vec<_>>());
         }
     }
 }

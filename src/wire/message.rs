@@ -110,7 +110,9 @@ macro_rules! message {
 macro_rules! decode_field {
     ($place:expr, $reader:ident, $context:ident, $versions:expr
         $(, null $null:expr)?, tag $tag:literal in $tagged:expr) => {};
-    ($message:ident.$field:ident, $reader:ident, $context:ident, $versions:expr, null $null:expr) => {
+    (
+        $message:ident.$field:ident, $reader:ident, $context:ident, $versions:expr, null $null:expr
+    ) => {
         if ($versions).contains(&$context.version) {
             $message.$field = $crate::wire::primitive::Wire::decode($reader, $context)
                 .map_err(|error| error.within(stringify!($field)))?;

@@ -195,26 +195,36 @@ oracle_tests! {
     metadata Metadata oracle::MetadataRequest, oracle::MetadataResponse, [];
     offset_commit OffsetCommit oracle::OffsetCommitRequest, oracle::OffsetCommitResponse, [10];
     offset_fetch OffsetFetch oracle::OffsetFetchRequest, oracle::OffsetFetchResponse, [10];
-    find_coordinator FindCoordinator oracle::FindCoordinatorRequest, oracle::FindCoordinatorResponse, [];
+    find_coordinator FindCoordinator
+        oracle::FindCoordinatorRequest, oracle::FindCoordinatorResponse, [];
     join_group JoinGroup oracle::JoinGroupRequest, oracle::JoinGroupResponse, [];
     heartbeat Heartbeat oracle::HeartbeatRequest, oracle::HeartbeatResponse, [];
     leave_group LeaveGroup oracle::LeaveGroupRequest, oracle::LeaveGroupResponse, [];
     sync_group SyncGroup oracle::SyncGroupRequest, oracle::SyncGroupResponse, [];
-    describe_groups DescribeGroups oracle::DescribeGroupsRequest, oracle::DescribeGroupsResponse, [];
+    describe_groups DescribeGroups
+        oracle::DescribeGroupsRequest, oracle::DescribeGroupsResponse, [];
     list_groups ListGroups oracle::ListGroupsRequest, oracle::ListGroupsResponse, [];
     api_versions ApiVersions oracle::ApiVersionsRequest, oracle::ApiVersionsResponse, [];
     create_topics CreateTopics oracle::CreateTopicsRequest, oracle::CreateTopicsResponse, [];
     delete_topics DeleteTopics oracle::DeleteTopicsRequest, oracle::DeleteTopicsResponse, [];
     delete_records DeleteRecords oracle::DeleteRecordsRequest, oracle::DeleteRecordsResponse, [];
-    init_producer_id InitProducerId oracle::InitProducerIdRequest, oracle::InitProducerIdResponse, [6];
-    offset_for_leader_epoch OffsetForLeaderEpoch oracle::OffsetForLeaderEpochRequest, oracle::OffsetForLeaderEpochResponse, [];
-    describe_configs DescribeConfigs oracle::DescribeConfigsRequest, oracle::DescribeConfigsResponse, [];
+    init_producer_id InitProducerId
+        oracle::InitProducerIdRequest, oracle::InitProducerIdResponse, [6];
+    offset_for_leader_epoch OffsetForLeaderEpoch
+        oracle::OffsetForLeaderEpochRequest, oracle::OffsetForLeaderEpochResponse, [];
+    describe_configs DescribeConfigs
+        oracle::DescribeConfigsRequest, oracle::DescribeConfigsResponse, [];
     alter_configs AlterConfigs oracle::AlterConfigsRequest, oracle::AlterConfigsResponse, [];
-    describe_log_dirs DescribeLogDirs oracle::DescribeLogDirsRequest, oracle::DescribeLogDirsResponse, [];
-    create_partitions CreatePartitions oracle::CreatePartitionsRequest, oracle::CreatePartitionsResponse, [];
+    describe_log_dirs DescribeLogDirs
+        oracle::DescribeLogDirsRequest, oracle::DescribeLogDirsResponse, [];
+    create_partitions CreatePartitions
+        oracle::CreatePartitionsRequest, oracle::CreatePartitionsResponse, [];
     delete_groups DeleteGroups oracle::DeleteGroupsRequest, oracle::DeleteGroupsResponse, [];
-    incremental_alter_configs IncrementalAlterConfigs oracle::IncrementalAlterConfigsRequest, oracle::IncrementalAlterConfigsResponse, [];
+    incremental_alter_configs IncrementalAlterConfigs
+        oracle::IncrementalAlterConfigsRequest, oracle::IncrementalAlterConfigsResponse, [];
     offset_delete OffsetDelete oracle::OffsetDeleteRequest, oracle::OffsetDeleteResponse, [];
-    describe_cluster DescribeCluster oracle::DescribeClusterRequest, oracle::DescribeClusterResponse, [];
-    describe_topic_partitions DescribeTopicPartitions oracle::DescribeTopicPartitionsRequest, oracle::DescribeTopicPartitionsResponse, [];
+    describe_cluster DescribeCluster
+        oracle::DescribeClusterRequest, oracle::DescribeClusterResponse, [];
+    describe_topic_partitions DescribeTopicPartitions
+        oracle::DescribeTopicPartitionsRequest, oracle::DescribeTopicPartitionsResponse, [];
 }

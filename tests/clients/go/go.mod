@@ -1,0 +1,3 @@
+module corelog/clients
+
+go 1.26.0
