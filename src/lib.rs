@@ -28,3 +28,6 @@ pub mod handler;
 
 // Layer 5, the whole: a node of many cores.
 pub mod node;
+
+// Layer 6, doors: how a person comes in.
+pub mod cli;

@@ -1,18 +1,21 @@
 //! The `corelog` program.
 
-fn main() -> std::process::ExitCode {
-    let mut config = corelog::config::BrokerConfig::default();
-    for pair in std::env::args().skip(1) {
-        if let Some((name, value)) = pair.split_once('=') {
-            config.set(name, value, corelog::config::Source::Flag).unwrap();
-        }
-    }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match corelog::node::serve(config) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(failed) => {
-            eprintln!("corelog: {failed}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+use std::process::ExitCode;
+
+use corelog::config::BrokerConfig;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    corelog::cli::run(serve)
+}
+
+/// Runs a node; its log goes to the standard error, RUST_LOG says how much of it.
+fn serve(config: BrokerConfig) -> Result<(), String> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.from_env_lossy())
+        .init();
+    corelog::node::serve(config).map_err(|failed| failed.to_string())
 }
