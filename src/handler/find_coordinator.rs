@@ -1,0 +1,66 @@
+//! FindCoordinator: who keeps a group. On a single node, this node.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{Handlers, Request};
+use crate::connection::Closed;
+use crate::io::Io;
+use crate::wire::api::find_coordinator::{Coordinator, Request as Asked, Response};
+use crate::wire::error::ErrorCode;
+
+/// Kafka's number of the kind "group"; transactions and share groups are not served.
+const GROUP: i8 = 0;
+/// The version from which several keys are asked for at once.
+const BATCHED_FROM: i16 = 4;
+
+pub async fn handle<I: Io>(
+    handlers: &Rc<Handlers<I>>,
+    request: &Request<'_>,
+) -> Result<Vec<Bytes>, Closed> {
+    let asked: Asked<'_> = request.decode()?;
+    let identity = handlers.identity.clone();
+    let is_batched = request.version() >= BATCHED_FROM;
+    let keys = if is_batched { asked.coordinator_keys.clone() } else { vec![asked.key] };
+    let mut coordinators = Vec::with_capacity(keys.len());
+    for key in keys {
+        let error = find(handlers, asked.key_type, key).await.err().unwrap_or(ErrorCode::NONE);
+        let is_found = !error.is_error();
+        coordinators.push(Coordinator {
+            key,
+            node_id: if is_found { identity.node_id } else { -1 },
+            host: if is_found { &identity.host } else { "" },
+            port: if is_found { identity.port } else { -1 },
+            error_code: error.0,
+            error_message: error.name().filter(|_| error.is_error()),
+        });
+    }
+    if is_batched {
+        return Ok(request.answer(&Response { coordinators, ..Response::default() }));
+    }
+    let only = coordinators.into_iter().next().unwrap_or_default();
+    let response = Response {
+        error_code: only.error_code,
+        error_message: only.error_message,
+        node_id: only.node_id,
+        host: only.host,
+        port: only.port,
+        ..Response::default()
+    };
+    Ok(request.answer(&response))
+}
+
+async fn find<I: Io>(
+    handlers: &Rc<Handlers<I>>,
+    kind: i8,
+    key: &str,
+) -> Result<(), ErrorCode> {
+    if kind != GROUP {
+        return Err(ErrorCode::INVALID_REQUEST);
+    }
+    if key.is_empty() {
+        return Err(ErrorCode::INVALID_GROUP_ID);
+    }
+    handlers.coordinator_of(key).await.map(|_| ())
+}

@@ -1,0 +1,44 @@
+//! OffsetDelete (KIP-496): single offsets of a group.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::groups::unexpected;
+use super::{Handlers, Request};
+use crate::connection::Closed;
+use crate::group::{Answer, Request as GroupRequest};
+use crate::io::Io;
+use crate::wire::api::offset_delete::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic, Request as Asked, Response,
+};
+
+pub async fn handle<I: Io>(
+    handlers: &Rc<Handlers<I>>,
+    request: &Request<'_>,
+) -> Result<Vec<Bytes>, Closed> {
+    let asked: Asked<'_> = request.decode()?;
+    let offsets = asked.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| partition.partition_index);
+        (topic.name.to_string(), partitions.collect())
+    });
+    let deletion = GroupRequest::DeleteOffsets(offsets.collect());
+    let (error, found) = match handlers.ask_group(asked.group_id, deletion).await {
+        Ok(Answer::DeleteOffsets { error, partitions }) => (error, partitions),
+        Ok(other) => (unexpected(&other), Vec::new()),
+        Err(error) => (error, Vec::new()),
+    };
+    let topics = found.iter().map(|(name, partitions)| OffsetDeleteResponseTopic {
+        name,
+        partitions: partitions
+            .iter()
+            .map(|(partition_index, error)| OffsetDeleteResponsePartition {
+                partition_index: *partition_index,
+                error_code: error.0,
+            })
+            .collect(),
+    });
+    let response =
+        Response { error_code: error.0, topics: topics.collect(), ..Response::default() };
+    Ok(request.answer(&response))
+}

@@ -1,0 +1,268 @@
+//! The group coordinator of one core: carries requests to the group mind, its records to
+//! `__consumer_offsets`, and its answers back.
+//!
+//! Lives on: every core, for the groups whose offsets partition the core owns.
+//! Talks to: `group` (the mind), the owner's own append and read.
+//!
+//! Invariants
+//!   G1  Records of one coordinator are appended in the order in which the mind wrote them.
+//!   G2  The mind hears that a write is done only when it is durable.
+//!   G3  Nothing is asked of the mind before everything that is on disk was replayed to it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::append::ProducePart;
+use super::{FetchPart, Owner};
+use crate::base::ids::PartitionId;
+use crate::base::limits;
+use crate::base::time::Instant;
+use crate::group::{self, Answer, Effect, Groups, Input, Now, Request, Ticket, WriteId};
+use crate::io::Io;
+use crate::io::mailbox::oneshot;
+use crate::metadata::OFFSETS_TOPIC;
+use crate::wire::error::ErrorCode;
+use crate::wire::records::{
+    self, BatchBuilder, Codec, HEADER_BYTES, NewRecord, Records, decompress,
+};
+
+/// Bytes of the offsets topic that are read at a time.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// See the module's documentation.
+pub struct Coordinator {
+    groups: RefCell<Groups>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
+    writes: RefCell<VecDeque<Write>>,
+    /// The task that appends, when it has nothing to do.
+    writer: RefCell<Option<Waker>>,
+    /// The task that keeps the time, and the deadline that it sleeps towards.
+    timer: RefCell<Option<Waker>>,
+    armed: Cell<Instant>,
+}
+
+struct Write {
+    id: WriteId,
+    group_id: String,
+    records: Vec<group::Record>,
+}
+
+impl Coordinator {
+    pub(super) fn new(settings: group::Settings) -> Coordinator {
+        Coordinator {
+            groups: RefCell::new(Groups::new(settings)),
+            waiting: RefCell::new(HashMap::new()),
+            writes: RefCell::new(VecDeque::new()),
+            writer: RefCell::new(None),
+            timer: RefCell::new(None),
+            armed: Cell::new(Instant::NEVER),
+        }
+    }
+}
+
+impl<I: Io> Owner<I> {
+    /// Replays what is on disk and starts the coordinator's tasks. Called once, before the core
+    /// takes requests.
+    pub async fn start_coordinator(self: &Rc<Self>) -> Result<(), ErrorCode> {
+        let image = self.image();
+        if let Some(topic) = image.topic(OFFSETS_TOPIC) {
+            for index in 0..topic.partitions {
+                let id = PartitionId { topic: topic.number, index };
+                if self.shared().owner_of(id) == self.core() {
+                    self.load(id).await?;
+                }
+            }
+        }
+        self.coordinator.groups.borrow_mut().loaded(self.group_now());
+        self.io().spawn("group writer", write_records(self.clone()));
+        self.io().spawn("group timer", keep_time(self.clone()));
+        Ok(())
+    }
+
+    /// Asks the mind; returns its answer when there is one.
+    pub async fn group_request(self: &Rc<Self>, group_id: String, request: Request) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let ticket = self.ticket();
+        self.coordinator.waiting.borrow_mut().insert(ticket, reply);
+        self.group_input(Input::Request { ticket: Ticket(ticket), group_id, request });
+        answer.await.unwrap_or_else(|_| unreachable!("the mind answers every ticket"))
+    }
+
+    /// Looks at the groups, which are never seen in between two states.
+    pub fn with_groups<R>(&self, look: impl FnOnce(&Groups) -> R) -> R {
+        look(&self.coordinator.groups.borrow())
+    }
+
+    /// Drops the offsets that were committed for deleted topics.
+    pub fn forget_group_topics(&self, topics: Vec<String>) {
+        self.group_input(Input::TopicsDeleted { topics });
+    }
+
+    /// The partition of the offsets topic that keeps `group_id`, if the topic is there.
+    pub fn offsets_partition(&self, group_id: &str) -> Option<PartitionId> {
+        let image = self.image();
+        let topic = image.topic(OFFSETS_TOPIC)?;
+        let count = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
+        topic.partition(group::offsets_partition(group_id, count))
+    }
+
+    fn group_now(&self) -> Now {
+        Now { monotonic: self.io().now(), wall: self.io().wall() }
+    }
+
+    fn group_input(&self, input: Input) {
+        let coordinator = &self.coordinator;
+        let mut effects = Vec::new();
+        let next = {
+            let mut groups = coordinator.groups.borrow_mut();
+            groups.handle(self.group_now(), input, &mut effects);
+            groups.next_timeout()
+        };
+        for effect in effects {
+            match effect {
+                Effect::Answer { ticket: Ticket(ticket), answer } => {
+                    if let Some(reply) = coordinator.waiting.borrow_mut().remove(&ticket) {
+                        // The connection may be gone.
+                        drop(reply.send(answer));
+                    }
+                }
+                Effect::Write { write, group_id, records } => {
+                    let write = Write { id: write, group_id, records };
+                    coordinator.writes.borrow_mut().push_back(write);
+                    wake(&coordinator.writer);
+                }
+            }
+        }
+        if next.is_some_and(|(deadline, _)| deadline < coordinator.armed.get()) {
+            wake(&coordinator.timer);
+        }
+    }
+
+    /// Appends records as one batch; returns when they are durable.
+    async fn append_records(self: &Rc<Self>, write: &Write) -> ErrorCode {
+        let Some(partition) = self.offsets_partition(&write.group_id) else {
+            return ErrorCode::COORDINATOR_NOT_AVAILABLE;
+        };
+        let timestamp = self.io().wall().0;
+        let mut batch = BatchBuilder::new();
+        for record in &write.records {
+            batch.push(&NewRecord {
+                timestamp,
+                key: Some(&record.key),
+                value: record.value.as_deref(),
+                headers: &[],
+            });
+        }
+        let records = match batch.build(Codec::None) {
+            Ok(records) => records,
+            Err(_) => return ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+        };
+        let (reply, answer) = oneshot::channel();
+        let parts = vec![ProducePart { partition, records }];
+        self.produce(parts, super::Acks::Committed, reply).await;
+        let answers = answer.await.unwrap_or_default();
+        match answers.first().map(|answer| answer.error) {
+            Some(ErrorCode::NONE) => ErrorCode::NONE,
+            Some(ErrorCode::MESSAGE_TOO_LARGE) => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+            _ => ErrorCode::COORDINATOR_NOT_AVAILABLE,
+        }
+    }
+
+    async fn load(self: &Rc<Self>, id: PartitionId) -> Result<(), ErrorCode> {
+        let Some(log) = self.log(id) else { return Ok(()) };
+        let (mut offset, end) = {
+            let log = log.borrow();
+            (log.log_start(), log.high_watermark())
+        };
+        while offset < end {
+            let part = FetchPart { partition: id, offset, bytes_max: LOAD_BYTES, leader_epoch: -1 };
+            let found = self.read_all(&[part], LOAD_BYTES).await;
+            let Some(found) = found.into_iter().next() else { return Ok(()) };
+            if found.is_error() || found.records.is_empty() {
+                tracing::error!("groups cannot be loaded from {id} at offset {offset}");
+                return Err(ErrorCode::KAFKA_STORAGE_ERROR);
+            }
+            for piece in &found.records {
+                for (header, batch) in records::batches(piece) {
+                    self.replay_batch(id, &header, batch);
+                    offset = header.next_offset();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_batch(&self, id: PartitionId, header: &records::BatchHeader, batch: &[u8]) {
+        let codec = header.codec().unwrap_or(Codec::None);
+        let inside = match decompress(codec, &batch[HEADER_BYTES..], limits::LOOKUP_BYTES_MAX) {
+            Ok(inside) => inside,
+            Err(error) => {
+                tracing::warn!("offset {} of {id} is passed over: {error}", header.base_offset);
+                return;
+            }
+        };
+        let mut groups = self.coordinator.groups.borrow_mut();
+        for record in Records::new(header, &inside).flatten() {
+            let outcome = match record.key {
+                Some(key) => groups.replay(key, record.value),
+                None => continue,
+            };
+            if let Err(error) = outcome {
+                // Anybody may produce to the topic; what is no group record is none.
+                tracing::warn!("offset {} of {id} is passed over: {error}", record.offset);
+            }
+        }
+    }
+}
+
+fn wake(waker: &RefCell<Option<Waker>>) {
+    if let Some(waker) = waker.borrow_mut().take() {
+        waker.wake();
+    }
+}
+
+async fn write_records<I: Io>(owner: Rc<Owner<I>>) {
+    loop {
+        let write = poll_fn(|context| match owner.coordinator.writes.borrow_mut().pop_front() {
+            Some(write) => Poll::Ready(write),
+            None => {
+                *owner.coordinator.writer.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
+        let error = owner.append_records(&write).await;
+        owner.group_input(Input::Written { write: write.id, error });
+    }
+}
+
+async fn keep_time<I: Io>(owner: Rc<Owner<I>>) {
+    let coordinator = &owner.coordinator;
+    loop {
+        let next = coordinator.groups.borrow().next_timeout();
+        let deadline = next.map_or(Instant::NEVER, |(deadline, _)| deadline);
+        if deadline <= owner.io().now() {
+            owner.group_input(Input::Timeout);
+            continue;
+        }
+        coordinator.armed.set(deadline);
+        let mut registered = false;
+        let earlier = poll_fn(|context| {
+            if registered && coordinator.timer.borrow().is_none() {
+                return Poll::Ready(());
+            }
+            registered = true;
+            *coordinator.timer.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        });
+        if deadline == Instant::NEVER {
+            earlier.await;
+        } else {
+            let sleep = std::pin::pin!(owner.io().sleep_until(deadline));
+            futures_util::future::select(std::pin::pin!(earlier), sleep).await;
+        }
+    }
+}
