@@ -58,8 +58,13 @@ async fn delete<I: Io>(handlers: &Rc<Handlers<I>>, topic: &Arc<Topic>) -> ErrorC
     match outcome {
         Ok(Ok(())) => {
             let number = topic.number;
-            let forget = handlers.dispatch.call_all(move |owner| async move {
-                owner.forget_topic(number);
+            let name = topic.name.to_string();
+            let forget = handlers.dispatch.call_all(move |owner| {
+                let name = name.clone();
+                async move {
+                    owner.forget_topic(number);
+                    owner.forget_group_topics(vec![name]);
+                }
             });
             forget.await;
             ErrorCode::NONE

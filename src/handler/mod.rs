@@ -10,17 +10,29 @@ mod cluster;
 mod configs;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_topics;
 mod fetch;
+mod find_coordinator;
+mod groups;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 pub mod produce;
 mod sessions;
+mod sync_group;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -144,6 +156,17 @@ pub async fn handle<I: Io>(
         ApiKey::AlterConfigs => configs::alter(handlers, request).await,
         ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(handlers, request).await,
         ApiKey::DescribeLogDirs => describe_log_dirs::handle(handlers, request).await,
-        other => Err(Closed(format!("{} is not served", other.name()))),
+        ApiKey::FindCoordinator => find_coordinator::handle(handlers, request).await,
+        ApiKey::JoinGroup => join_group::handle(handlers, request).await,
+        ApiKey::SyncGroup => sync_group::handle(handlers, request).await,
+        ApiKey::Heartbeat => heartbeat::handle(handlers, request).await,
+        ApiKey::LeaveGroup => leave_group::handle(handlers, request).await,
+        ApiKey::OffsetCommit => offset_commit::handle(handlers, request).await,
+        ApiKey::OffsetFetch => offset_fetch::handle(handlers, request).await,
+        ApiKey::OffsetDelete => offset_delete::handle(handlers, request).await,
+        ApiKey::DescribeGroups => describe_groups::handle(handlers, request).await,
+        ApiKey::ListGroups => list_groups::handle(handlers, request).await,
+        ApiKey::DeleteGroups => delete_groups::handle(handlers, request).await,
+        ApiKey::Produce => unreachable!("the connection admits it in order"),
     }
 }

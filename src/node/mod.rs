@@ -107,30 +107,37 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     let arena = Arena::new(setup.memory_bytes / 2);
     let recovered = recover(io.clone(), arena.clone(), setup.journal).await;
     let recovered = recovered.map_err(|error| BootFailed(error.to_string()))?;
-    let start = |mut recovered: Recovered<I>| {
+    let start = async |mut recovered: Recovered<I>| {
         recovered.forget_unknown(&shared.image());
         let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
-        Dispatch::start(owner, lanes, inbox)
+        if owner.core() == CoreId::FIRST {
+            open_epoch(&owner).await.map_err(|error| {
+                BootFailed(format!("the metadata cannot be written: {error}"))
+            })?;
+        }
+        owner.start_coordinator().await.map_err(|error| {
+            BootFailed(format!("the consumer groups cannot be loaded: {error}"))
+        })?;
+        Ok(owner)
     };
-    let (dispatch, listener) = match go {
+    // Other cores' requests wait in the lanes until the core is whole (K1).
+    let (owner, listener) = match go {
         Go::Give(others) => {
-            let dispatch = start(begin_epoch_image(&shared, recovered)?);
-            open_epoch(dispatch.local())
-                .await
-                .map_err(|error| BootFailed(format!("the metadata cannot be written: {error}")))?;
+            let owner = start(begin_epoch_image(&shared, recovered)?).await?;
             let listener = listen(&io, setup.listen)?;
             for other in others {
                 // A core that is gone has reported why.
                 let _ = other.send(listener.address());
             }
-            (dispatch, listener)
+            (owner, listener)
         }
         Go::Await(go) => {
             let stopped = |_| BootFailed("core 0 did not start".into());
             let address = go.await.map_err(stopped)?;
-            (start(recovered), listen(&io, address)?)
+            (start(recovered).await?, listen(&io, address)?)
         }
     };
+    let dispatch = Dispatch::start(owner, lanes, inbox);
     let mut identity = setup.identity;
     if identity.port == 0 {
         identity.port = i32::from(listener.address().port());

@@ -16,6 +16,7 @@
 
 mod append;
 mod controller;
+mod coordinator;
 mod log;
 mod offsets;
 mod read;
@@ -58,6 +59,7 @@ pub struct Owner<I: Io> {
     logs: RefCell<HashMap<PartitionId, Log>>,
     settling: settle::Settling,
     controller: Controller,
+    coordinator: coordinator::Coordinator,
     /// For `ticket`.
     next_ticket: Cell<u64>,
 }
@@ -65,6 +67,7 @@ pub struct Owner<I: Io> {
 impl<I: Io> Owner<I> {
     /// Takes over what recovery found and starts the task that settles what is flushed.
     pub fn start(io: I, arena: Arena, shared: Arc<Shared>, recovered: Recovered<I>) -> Rc<Self> {
+        let group_settings = shared.group_settings();
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -73,6 +76,7 @@ impl<I: Io> Owner<I> {
             logs: RefCell::new(recovered.logs),
             settling: settle::Settling::new(),
             controller: Controller::default(),
+            coordinator: coordinator::Coordinator::new(group_settings),
             next_ticket: Cell::new(1),
         });
         io.spawn("settle", settle::run(owner.clone()));

@@ -6,11 +6,13 @@
 //!       fixed when the data directory is created.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::base::ids::{CoreId, PartitionId};
 use crate::config::BrokerConfig;
+use crate::group::Settings;
 use crate::metadata::Image;
 
 /// See the module's documentation.
@@ -49,5 +51,22 @@ impl Shared {
         let spread = u64::from(id.topic.0) + u64::from(id.index);
         let core = spread % u64::from(self.shards);
         CoreId(u16::try_from(core).unwrap_or(0))
+    }
+
+    /// The bounds of groups, from the configuration.
+    pub(super) fn group_settings(&self) -> Settings {
+        let millis = |name: &str| {
+            Duration::from_millis(u64::try_from(self.config.int(name)).unwrap_or(0))
+        };
+        let minutes = u64::try_from(self.config.int("offsets.retention.minutes")).unwrap_or(0);
+        Settings {
+            session_timeout_min: millis("group.min.session.timeout.ms"),
+            session_timeout_max: millis("group.max.session.timeout.ms"),
+            initial_rebalance_delay: millis("group.initial.rebalance.delay.ms"),
+            members_max: self.config.size("group.max.size"),
+            offset_metadata_bytes_max: self.config.size("offset.metadata.max.bytes"),
+            offsets_retention: Duration::from_secs(minutes * 60),
+            ..Settings::default()
+        }
     }
 }
