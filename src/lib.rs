@@ -3,6 +3,9 @@
 //! The modules stand in layer order; a module imports from the layers above it in this list only
 //! (`tests/tidy.rs` checks it).
 
+// The drawings in the modules' headers are indented blocks, as text is drawn everywhere.
+#![allow(rustdoc::invalid_rust_codeblocks)]
+
 // Layer 0, base: values everybody shares.
 pub mod base;
 pub mod config;
@@ -12,6 +15,7 @@ pub mod io;
 pub mod wire;
 
 // Layer 2, minds: pure state machines.
+pub mod group;
 pub mod metadata;
 pub mod producer;
 

@@ -57,7 +57,8 @@ pub enum Attempt<T> {
     Again(String),
 }
 
-/// Repeats an attempt, with growing pauses, as long as it may succeed; at most `ATTEMPTS_MAX` times.
+/// Repeats an attempt, with growing pauses, as long as it may succeed, at most `ATTEMPTS_MAX`
+/// times.
 pub fn persist<T>(mut attempt: impl FnMut() -> Result<Attempt<T>, Failure>) -> Result<T, Failure> {
     let mut last = String::new();
     for count in 1..=ATTEMPTS_MAX {

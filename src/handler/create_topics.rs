@@ -88,7 +88,7 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
     let configs = topic.configs.iter().map(|config| {
         // A null value asks for the default.
         let default = || config::find(TOPIC, config.name).map_or("", |setting| setting.default);
-        (config.name.to_string(), config.value.map_or_else(default, |value| value).to_string())
+        (config.name.to_string(), config.value.unwrap_or_else(default).to_string())
     });
     NewTopic {
         name: topic.name.to_string(),

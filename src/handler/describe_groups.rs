@@ -28,9 +28,7 @@ pub async fn handle<I: Io>(
     let groups = asked.groups.iter().zip(&found).map(|(group_id, found)| match found {
         Ok(Some(described)) => group(described),
         Ok(None) => unknown(group_id, request.version()),
-        Err(error) => {
-            DescribedGroup { error_code: error.0, group_id, ..DescribedGroup::default() }
-        }
+        Err(error) => DescribedGroup { error_code: error.0, group_id, ..DescribedGroup::default() },
     });
     Ok(request.answer(&Response { groups: groups.collect(), ..Response::default() }))
 }
@@ -46,9 +44,10 @@ async fn describe<I: Io>(
     let group_id = group_id.to_string();
     handlers
         .dispatch
-        .call(core, move |owner| async move {
-            owner.with_groups(|groups| groups.describe(&group_id))
-        })
+        .call(
+            core,
+            move |owner| async move { owner.with_groups(|groups| groups.describe(&group_id)) },
+        )
         .await
         .map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE)
 }

@@ -51,11 +51,7 @@ pub async fn handle<I: Io>(
     Ok(request.answer(&response))
 }
 
-async fn find<I: Io>(
-    handlers: &Rc<Handlers<I>>,
-    kind: i8,
-    key: &str,
-) -> Result<(), ErrorCode> {
+async fn find<I: Io>(handlers: &Rc<Handlers<I>>, kind: i8, key: &str) -> Result<(), ErrorCode> {
     if kind != GROUP {
         return Err(ErrorCode::INVALID_REQUEST);
     }

@@ -51,11 +51,11 @@ pub async fn handle<I: Io>(
 }
 
 fn join_of<I: Io>(handlers: &Handlers<I>, request: &Request<'_>, asked: &Asked<'_>) -> Join {
-    let random =
-        u128::from(handlers.io().random()) << 64 | u128::from(handlers.io().random());
-    let protocols = asked.protocols.iter().map(|protocol| {
-        (protocol.name.to_string(), Bytes::copy_from_slice(protocol.metadata))
-    });
+    let random = u128::from(handlers.io().random()) << 64 | u128::from(handlers.io().random());
+    let protocols = asked
+        .protocols
+        .iter()
+        .map(|protocol| (protocol.name.to_string(), Bytes::copy_from_slice(protocol.metadata)));
     Join {
         member_id: asked.member_id.to_string(),
         instance_id: asked.group_instance_id.map(str::to_string),

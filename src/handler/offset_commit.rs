@@ -82,6 +82,9 @@ fn name_of<'a>(
     found.map(|topic| &*topic.name).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)
 }
 
+/// The coordinator's answer: topics with their partitions' errors.
+type Outcomes = Vec<(String, Vec<(i32, ErrorCode)>)>;
+
 /// The coordinator's answer, looked up by topic and partition.
 struct Errors {
     whole: Option<ErrorCode>,
@@ -89,7 +92,7 @@ struct Errors {
 }
 
 impl Errors {
-    fn new(outcome: Result<Vec<(String, Vec<(i32, ErrorCode)>)>, ErrorCode>) -> Errors {
+    fn new(outcome: Result<Outcomes, ErrorCode>) -> Errors {
         let whole = outcome.as_ref().err().copied();
         let mut parts = BTreeMap::new();
         for (topic, partitions) in outcome.unwrap_or_default() {

@@ -163,9 +163,9 @@ mod tests {
     #[test]
     fn the_session_unused_for_longest_makes_place() {
         let mut sessions = Sessions::new();
-        let first = sessions.open(BTreeMap::new(), 1, Instant(0));
+        let first = sessions.open(BTreeMap::new(), 7, Instant(0));
         for number in 1..=limits::FETCH_SESSIONS_MAX as u64 {
-            sessions.open(BTreeMap::new(), 1, Instant(number));
+            sessions.open(BTreeMap::new(), 100 + number, Instant(number));
         }
         assert_eq!(sessions.open.len(), limits::FETCH_SESSIONS_MAX);
         assert!(!sessions.open.contains_key(&first));

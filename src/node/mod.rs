@@ -111,9 +111,9 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
         recovered.forget_unknown(&shared.image());
         let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
         if owner.core() == CoreId::FIRST {
-            open_epoch(&owner).await.map_err(|error| {
-                BootFailed(format!("the metadata cannot be written: {error}"))
-            })?;
+            open_epoch(&owner)
+                .await
+                .map_err(|error| BootFailed(format!("the metadata cannot be written: {error}")))?;
         }
         owner.start_coordinator().await.map_err(|error| {
             BootFailed(format!("the consumer groups cannot be loaded: {error}"))

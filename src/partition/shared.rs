@@ -55,9 +55,8 @@ impl Shared {
 
     /// The bounds of groups, from the configuration.
     pub(super) fn group_settings(&self) -> Settings {
-        let millis = |name: &str| {
-            Duration::from_millis(u64::try_from(self.config.int(name)).unwrap_or(0))
-        };
+        let millis =
+            |name: &str| Duration::from_millis(u64::try_from(self.config.int(name)).unwrap_or(0));
         let minutes = u64::try_from(self.config.int("offsets.retention.minutes")).unwrap_or(0);
         Settings {
             session_timeout_min: millis("group.min.session.timeout.ms"),

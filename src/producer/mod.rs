@@ -2,7 +2,8 @@
 //!
 //! For each producer id the last five batches are known, as many as a client may have in flight.
 //!
-//! Lives on: the partition's core. A partition without idempotent producers holds one null pointer.
+//! Lives on: the partition's core. A partition without idempotent producers holds an
+//! empty map, which allocates nothing.
 //!
 //! Invariants
 //!   P1  A batch that is in the window is a duplicate and is answered with its first offset.
@@ -74,14 +75,13 @@ pub struct Remembered {
 /// See the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Producers {
-    known: Option<Box<BTreeMap<i64, Producer>>>,
+    known: BTreeMap<i64, Producer>,
 }
 
 impl Producers {
     /// Judges a claim; changes nothing.
     pub fn judge(&self, claim: &Claim) -> Verdict {
-        let Some(producer) = self.known.as_ref().and_then(|known| known.get(&claim.producer_id))
-        else {
+        let Some(producer) = self.known.get(&claim.producer_id) else {
             // Nothing is known of it, perhaps because it was forgotten: whatever it sends first is
             // its beginning.
             return Verdict::Append;
@@ -97,13 +97,12 @@ impl Producers {
 
     /// Takes a batch that is in the log; also at recovery.
     pub fn record(&mut self, claim: &Claim, base_offset: Offset, heard: i64) {
-        let known = self.known.get_or_insert_with(Box::default);
         let batch = Batch {
             first_sequence: claim.first_sequence,
             last_sequence: claim.last_sequence,
             base_offset,
         };
-        let producer = known.entry(claim.producer_id).or_insert_with(|| Producer {
+        let producer = self.known.entry(claim.producer_id).or_insert_with(|| Producer {
             epoch: claim.epoch,
             window: Vec::with_capacity(WINDOW),
             heard,
@@ -117,29 +116,24 @@ impl Producers {
         }
         producer.window.push(batch);
         producer.heard = producer.heard.max(heard);
-        if known.len() > PRODUCERS_MAX {
+        if self.known.len() > PRODUCERS_MAX {
             self.forget_the_most_silent();
         }
     }
 
     /// Forgets producers that were silent since before `heard_before`.
     pub fn expire(&mut self, heard_before: i64) {
-        if let Some(known) = &mut self.known {
-            known.retain(|_, producer| producer.heard >= heard_before);
-            if known.is_empty() {
-                self.known = None;
-            }
-        }
+        self.known.retain(|_, producer| producer.heard >= heard_before);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.known.is_none()
+        self.known.is_empty()
     }
 
     /// The state of every producer, by id.
     pub fn remembered(&self) -> Vec<Remembered> {
-        let known = self.known.iter().flat_map(|known| known.iter());
-        known
+        self.known
+            .iter()
             .map(|(producer_id, producer)| Remembered {
                 producer_id: *producer_id,
                 epoch: producer.epoch,
@@ -167,18 +161,17 @@ impl Producers {
     }
 
     fn forget_the_most_silent(&mut self) {
-        let Some(known) = &mut self.known else { return };
-        let silent = known.iter().min_by_key(|(_, producer)| producer.heard).map(|(id, _)| *id);
+        let silent =
+            self.known.iter().min_by_key(|(_, producer)| producer.heard).map(|(id, _)| *id);
         if let Some(id) = silent {
-            known.remove(&id);
+            self.known.remove(&id);
         }
     }
 
     /// Panics unless P1 to P4 hold.
     pub fn check(&self) {
-        let Some(known) = &self.known else { return };
-        assert!(known.len() <= PRODUCERS_MAX && !known.is_empty());
-        for producer in known.values() {
+        assert!(self.known.len() <= PRODUCERS_MAX, "P4");
+        for producer in self.known.values() {
             assert!((1..=WINDOW).contains(&producer.window.len()));
             for (one, two) in producer.window.iter().zip(producer.window.iter().skip(1)) {
                 assert_eq!(successor(one.last_sequence), two.first_sequence, "P2");
