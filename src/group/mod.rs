@@ -1,11 +1,10 @@
 //! Classic consumer groups: who is a member, which generation it is, what is assigned, and which
 //! offsets are committed (KIP-62, 134, 211, 345, 394, 429, 559, 800).
 //!
-//!     Empty --join--> PreparingRebalance --all joined--> CompletingRebalance --leader synced-->
-//!         Stable
-//!       ^                 |    ^  ^                              |                               |
-//!       +---none joined---+    |  +------ member lost -----------+                               |
-//!                              +------------- join, leave, silence ------------------------------+
+//!     Empty -join-> PreparingRebalance -all joined-> CompletingRebalance -leader synced-> Stable
+//!       ^                |   ^  ^                            |                             |
+//!       +--none joined---+   |  +------ member lost ---------+                             |
+//!                            +------------ join, leave, silence ---------------------------+
 //!
 //! Lives on: the core that owns the group's partition of `__consumer_offsets`. `Groups` is the way
 //! in; a group is a `Group`. The broker does not look into what the members' protocol says, but for

@@ -17,6 +17,8 @@ use crate::partition::Shared;
 
 /// A core that says nothing for this long has not started. Recovery reads at device speed.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a port may take to become free.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const BOOT_PAUSE: Duration = Duration::from_micros(500);
 /// Files that a core's journal needs at least: one filling, one ready, one to give back.
 const JOURNAL_FILES_MIN: u64 = 3;
@@ -121,17 +123,25 @@ fn resolve(text: &str) -> Result<SocketAddr, BootFailed> {
     found.next().ok_or_else(|| wrong("the name has no address".into()))
 }
 
-/// Cores share their port, so a second node would share it too: look before.
+/// Cores share their port, so a second node would share it too: look before. The kernel closes the
+/// sockets of a killed process's rings a moment after the process is gone, hence the patience.
 fn check_free(address: SocketAddr) -> Result<(), BootFailed> {
     if address.port() == 0 {
         return Ok(());
     }
-    match TcpListener::bind(address) {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(BootFailed(format!(
-            "{address} is taken by another process: stop it or choose another --listen"
-        ))),
-        // Anything else is told by the cores, which know more.
-        _ => Ok(()),
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            // Anything else is told by the cores, which know more.
+            _ => return Ok(()),
+        }
+        if Instant::now() > deadline {
+            return Err(BootFailed(format!(
+                "{address} is taken by another process: stop it or choose another --listen"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
