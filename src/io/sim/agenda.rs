@@ -15,11 +15,14 @@ use std::task::{Context, Poll, Waker};
 use super::Inner;
 use crate::base::time::Instant;
 
+/// What a completion does.
+pub type Call = Box<dyn FnOnce(&Rc<Inner>)>;
+
 /// What happens at a time.
 pub enum Event {
     Wake(Waker),
     /// The completion of an operation.
-    Call(Box<dyn FnOnce(&Rc<Inner>)>),
+    Call(Call),
 }
 
 /// An event's place: its time and its number.

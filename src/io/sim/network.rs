@@ -323,9 +323,6 @@ fn target(inner: &Inner, from: usize, address: SocketAddr) -> Option<usize> {
 fn knock(inner: &Rc<Inner>, connection: u64, address: SocketAddr) {
     let mut network = inner.network.borrow_mut();
     let Some(known) = network.connections.get(&connection) else { return };
-    if known.ends[1].life == Life::Crashed {
-        return; // its reset is on the way
-    }
     let (client, server) = (known.ends[0].node, known.ends[1].node);
     let is_silent = network.is_cut(client, server) || (!inner.is_up(server) && inner.chance.coin());
     if is_silent {
@@ -372,7 +369,8 @@ fn conclude(inner: &Rc<Inner>, connection: u64, outcome: Result<(), ErrorKind>) 
     let Some(known) = network.connections.get_mut(&connection) else { return };
     known.ends[0].connected.get_or_insert(outcome);
     known.ends[0].wake();
-    if outcome.is_err() && known.ends[1].connected.is_none() {
+    if outcome.is_err() {
+        // It reached no listener, so nobody holds the other end.
         known.ends[1].life = Life::Closed;
     }
     if known.is_over() {
@@ -540,7 +538,8 @@ pub fn crash(inner: &Inner, node: usize) {
     for (number, connection) in &mut network.connections {
         for side in 0..2 {
             let (end, peer) = connection.pair(side);
-            if end.node != node || end.life == Life::Crashed {
+            let is_asked = side == 1 && end.connected.is_none(); // the attempt has not arrived
+            if end.node != node || end.life == Life::Crashed || is_asked {
                 continue;
             }
             end.life = Life::Crashed;
