@@ -1,6 +1,8 @@
 //! A file's bytes as two images: what a read gives, and what is left after a power loss.
 //!
+//! ```text
 //!     | page 0 | hole (zeros) | page 2 |      4096 bytes a page, of 8 sectors that are never torn
+//! ```
 //!
 //! Invariants
 //!   D1  A write that is durable is in `durable`, and nothing older can take its place.

@@ -1,9 +1,11 @@
 //! The seam without a machine: nodes, their cores, disks and network in one thread, from one seed.
 //!
+//! ```text
 //!     World ─ Node 1 ─ core 0, core 1 ...    tasks of all cores in one run queue
 //!           │        └ disk                  loses and tears what was not made durable
 //!           ├ Node 2 ...
 //!           └ stage (node 0)                 the test's own tasks; it never crashes
+//! ```
 //!
 //! Time is virtual: it moves a little with every step of a task, and jumps to the next timer or
 //! completion when no task is ready.

@@ -1,7 +1,9 @@
 //! The network between nodes: listeners and byte streams, delivered in pieces and with delay.
 //!
+//! ```text
 //!     write ─► flying (segments with arrival times) ─► received ─► read
 //!              └──────── at most `capacity` bytes ───────────┘
+//! ```
 //!
 //! Invariants
 //!   N1  Bytes of one direction arrive in order, each once; how they are cut is up to chance.
