@@ -12,6 +12,7 @@ pub mod io;
 pub mod wire;
 
 // Layer 2, minds: pure state machines.
+pub mod group;
 pub mod metadata;
 pub mod producer;
 

@@ -9,7 +9,7 @@ pub mod fetch;
 pub mod header;
 pub(crate) mod message;
 #[cfg(test)]
-mod oracle;
+pub(crate) mod oracle;
 pub mod primitive;
 pub mod produce;
 pub mod records;

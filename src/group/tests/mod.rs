@@ -1,0 +1,1 @@
+//! Stories of groups, and random walks.
