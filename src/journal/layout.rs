@@ -162,7 +162,8 @@ impl GroupHeader {
             directory_at: u32::from_le_bytes(part(header, 36)),
             entries: u32::from_le_bytes(part(header, 40)),
             flushed: u64::from_le_bytes(part(header, 48)),
-            previous: sequence.saturating_sub(step),
+            // The greatest step stands for all that are greater: nothing came before the group.
+            previous: if step == u64::from(u32::MAX) { 0 } else { sequence.saturating_sub(step) },
             file_bytes: file_blocks * BLOCK_BYTES as u64,
         };
         let end = u64::from(header.entries) * DIRECTORY_ENTRY_BYTES as u64

@@ -61,7 +61,9 @@ pub async fn recover<I: Io>(
 ) -> Result<Recovered<I>, OpenError> {
     let (mut files, numbers) = open_files(io, settings).await?;
     let journal_id = identify(settings, &files, &numbers).await?;
-    let mut scan = Scan { settings, files: &files, journal_id, sequence: 0, highest: 0 };
+    let first_address = numbers.first().map_or(0, |first| first * settings.file_bytes);
+    let mut scan =
+        Scan { settings, files: &files, journal_id, first_address, sequence: 0, highest: 0 };
     let head = match (numbers.first(), numbers.last()) {
         (Some(first), Some(last)) => scan.run(*first, *last, replay).await?,
         _ => Head { number: 0, address: 0 },
@@ -220,7 +222,9 @@ struct Scan<'a, F> {
     settings: &'a Settings,
     files: &'a Files<F>,
     journal_id: Option<u64>,
-    /// The last valid group's.
+    /// Where the oldest file begins.
+    first_address: u64,
+    /// The last valid group's, 0 as long as there is none.
     sequence: u64,
     /// The greatest sequence seen in any group of this journal.
     highest: u64,
@@ -251,7 +255,7 @@ impl<F: File> Scan<'_, F> {
         replay: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Head, OpenError> {
         let mut number = first;
-        let mut address = first * self.settings.file_bytes;
+        let mut address = self.first_address;
         let mut window = Window::default();
         loop {
             let flaw = match self.at(address, number, &mut window).await? {
@@ -282,7 +286,8 @@ impl<F: File> Scan<'_, F> {
     /// Whether a sound group comes directly after the last accepted one. What lies before the
     /// first file is released and not known.
     fn follows(&self, header: &GroupHeader) -> bool {
-        self.sequence == 0 || header.previous == self.sequence
+        let is_first = self.sequence == 0 && header.address == self.first_address;
+        is_first || header.previous == self.sequence
     }
 
     /// Replays a group that follows.
