@@ -186,6 +186,7 @@ fn a_torn_last_group_is_dropped_and_never_comes_back() {
     });
 }
 
+mod crashes;
 mod damage;
 
 #[test]
