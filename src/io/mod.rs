@@ -17,6 +17,7 @@
 
 pub mod mailbox;
 pub mod ring;
+pub mod sim;
 
 use std::future::Future;
 use std::io::Result;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Handle, Inner, Location, Refusal, is_no_space};
+use super::{Handle, Inner, Location, Refusal, State, is_no_space};
 use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
 
 /// Zeros are kept this far ahead of the head ...
@@ -39,13 +39,15 @@ pub fn number(name: &str) -> Option<u64> {
 /// The open files by number; those released are used again.
 pub struct Files<F> {
     open: BTreeMap<u64, Handle<F>>,
-    /// Files below this number are released.
+    /// Files below this number are used again.
     first_needed: u64,
+    /// The owner needs nothing below this address.
+    released: u64,
 }
 
 impl<F> Files<F> {
     pub fn new() -> Files<F> {
-        Files { open: BTreeMap::new(), first_needed: 0 }
+        Files { open: BTreeMap::new(), first_needed: 0, released: 0 }
     }
 
     pub fn insert(&mut self, number: u64, file: F) {
@@ -56,9 +58,9 @@ impl<F> Files<F> {
         self.open.get(&number).cloned()
     }
 
-    /// The files with the greatest numbers.
-    pub fn newest(&self, count: usize) -> Vec<Handle<F>> {
-        self.open.values().rev().take(count).cloned().collect()
+    /// All files, oldest first.
+    pub fn all(&self) -> Vec<Handle<F>> {
+        self.open.values().cloned().collect()
     }
 
     /// Files that hold something needed.
@@ -66,7 +68,7 @@ impl<F> Files<F> {
         self.open.range(self.first_needed..).count() as u64
     }
 
-    fn released(&self) -> Option<u64> {
+    fn reusable(&self) -> Option<u64> {
         self.open.keys().next().copied().filter(|number| *number < self.first_needed)
     }
 }
@@ -98,6 +100,8 @@ enum Step {
 pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
     loop {
         let step = plan(&inner);
+        inner.state.borrow_mut().preparing =
+            matches!(step, Step::Extend { .. } | Step::Create { .. } | Step::Reuse { .. });
         let outcome = match step {
             Step::End => return,
             Step::Wait => {
@@ -114,6 +118,7 @@ pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
             Step::Create { number, to } => create(&inner, number, to).await,
             Step::Reuse { old, number } => reuse(&inner, old, number).await,
         };
+        inner.state.borrow_mut().prepared();
         match outcome {
             Ok(()) => {}
             Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::OutOfMemory => {
@@ -145,18 +150,26 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     }
     match space.next_allocated {
         None if space.allocated == end && end.saturating_sub(head) < AHEAD_BYTES.max(wanted) => {
-            if let Some(old) = state.files.released() {
+            let to = FIRST_STEP_BYTES.max(wanted).min(space.file_bytes);
+            let create =
+                Step::Create { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) };
+            if state.files.open.contains_key(&(number + 1)) {
+                return create;
+            }
+            if let Some(old) = state.files.reusable() {
                 return Step::Reuse { old, number: number + 1 };
             }
             let files = state.files.open.len() as u64 + 1;
             if files * space.file_bytes > inner.settings.bytes_max {
                 return if space.refusal.is_some() { Step::Wait } else { Step::Full };
             }
-            let to = FIRST_STEP_BYTES.max(wanted).min(space.file_bytes);
-            Step::Create { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) }
+            create
         }
-        Some(allocated) if allocated - end < wanted.min(space.file_bytes) => {
-            let to = wanted.min(space.file_bytes);
+        Some(allocated)
+            if allocated < end + space.file_bytes
+                && (allocated.saturating_sub(head) < AHEAD_BYTES || allocated - end < wanted) =>
+        {
+            let to = (allocated - end + STEP_BYTES).max(wanted).min(space.file_bytes);
             Step::Extend { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) }
         }
         _ => Step::Wait,
@@ -215,7 +228,13 @@ async fn create<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
     let file = match known {
         Some(file) => file,
         None => {
-            let file = inner.io.open(&path, OpenHow::CreateNew).await?;
+            let file = match inner.io.open(&path, OpenHow::CreateNew).await {
+                // An earlier attempt failed after the file was there; nothing was placed in it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    inner.io.open(&path, OpenHow::Existing).await?
+                }
+                outcome => outcome?,
+            };
             inner.state.borrow_mut().files.insert(number, file);
             inner.state.borrow().files.get(number).unwrap_or_else(|| unreachable!("inserted"))
         }
@@ -242,12 +261,32 @@ async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result
 /// See `Journal::release`.
 pub fn release<I: Io>(inner: &Rc<Inner<I>>, address: u64) {
     let mut state = inner.state.borrow_mut();
-    let needed = (address / inner.settings.file_bytes).min(state.space.file_number());
+    state.files.released = state.files.released.max(address);
+    release_flushed(&mut state, inner.settings.file_bytes);
+}
+
+/// Frees the released files in which everything is flushed: a group that still waits for the disk
+/// needs its file, though nobody needs the group.
+pub fn release_flushed<I: Io>(state: &mut State<I>, file_bytes: u64) {
+    // The group being filled lies at or behind the flushed end, and so does the head.
+    let needed = state.files.released.min(state.flushed.end) / file_bytes;
+    let needed = needed.min(state.space.file_number());
     if needed > state.files.first_needed {
         state.files.first_needed = needed;
+        // The disk may still be full, but a file that is there costs nothing.
         state.space.refusal = None;
         state.wake_preparer();
         state.wake_watchers();
+    }
+}
+
+impl<I: Io> State<I> {
+    /// The files' task has done a step; whoever closes the journal may wait for it.
+    fn prepared(&mut self) {
+        self.preparing = false;
+        if self.closing {
+            self.wake_watchers();
+        }
     }
 }
 
@@ -255,16 +294,27 @@ pub fn release<I: Io>(inner: &Rc<Inner<I>>, address: u64) {
 pub async fn read<I: Io>(inner: &Rc<Inner<I>>, location: Location) -> io::Result<Bytes> {
     let file_bytes = inner.settings.file_bytes;
     let number = location.address / file_bytes;
-    let file = inner.state.borrow().files.get(number);
+    let (file, written) = {
+        let state = inner.state.borrow();
+        (state.files.get(number), state.written.end)
+    };
     let gone = || io::Error::other(format!("journal file {number} is not there any more"));
     let file = file.ok_or_else(gone)?;
     let start = location.address % file_bytes;
     let end = start + u64::from(location.length);
+    if end > file_bytes || location.address + u64::from(location.length) > written {
+        let what = format!("{location:?} is not within one file of what is written");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
     let block = BLOCK_BYTES as u64;
     let aligned = start / block * block;
     let length =
         usize::try_from(end.next_multiple_of(block) - aligned).map_err(io::Error::other)?;
     let buffer = file.read_at(aligned, length).await?;
+    let still = inner.state.borrow().files.get(number);
+    if !still.is_some_and(|still| Rc::ptr_eq(&still, &file)) {
+        return Err(gone()); // used again while this read was under way
+    }
     let skip = usize::try_from(start - aligned).map_err(io::Error::other)?;
     Ok(buffer.freeze().slice(skip..skip + location.length as usize))
 }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::layout::{DIRECTORY_ENTRY_BYTES, Entry, GroupHeader, HEADER_BYTES, put_entry};
+use super::tail::Tail;
 use super::{Appended, Inner, Location, Position, Refusal, State};
 use crate::base::buffer::{AlignedBuffer, Arena};
 use crate::io::{BLOCK_BYTES, Io};
@@ -17,13 +18,15 @@ const FIRST_BYTES: usize = 16 << 10;
 /// The group that takes entries.
 pub struct Filling {
     sequence: u64,
+    /// The sequence of the group before it.
+    previous: u64,
     address: u64,
     buffer: AlignedBuffer,
     directory: Vec<u8>,
     entries: u32,
 }
 
-/// A group that takes no more entries and waits for its write.
+/// A group as it is written.
 pub struct Sealed {
     pub sequence: u64,
     pub address: u64,
@@ -31,9 +34,9 @@ pub struct Sealed {
 }
 
 impl Filling {
-    fn new(sequence: u64, address: u64, mut buffer: AlignedBuffer) -> Filling {
+    fn new(sequence: u64, previous: u64, address: u64, mut buffer: AlignedBuffer) -> Filling {
         buffer.set_len(HEADER_BYTES);
-        Filling { sequence, address, buffer, directory: Vec::new(), entries: 0 }
+        Filling { sequence, previous, address, buffer, directory: Vec::new(), entries: 0 }
     }
 
     /// Bytes of the group if an entry of `body` bytes is added.
@@ -46,12 +49,12 @@ impl Filling {
     }
 
     /// Makes the buffer large enough for an entry of `body` bytes and for sealing after it.
-    fn grow(&mut self, body: usize, arena: &Arena) -> Result<(), Refusal> {
+    fn grow(&mut self, body: usize, arena: &Arena, tail: &mut Tail) -> Result<(), Refusal> {
         let needed = self.bytes_with(body);
         if needed <= self.buffer.capacity() {
             return Ok(());
         }
-        let mut larger = take(arena, needed)?;
+        let mut larger = take(arena, tail, needed)?;
         larger.set_len(0);
         let copied = larger.extend(&self.buffer);
         assert!(copied, "the larger buffer holds what the smaller one held");
@@ -72,7 +75,10 @@ impl Filling {
         }
     }
 
-    fn seal(mut self, journal_id: u64, flushed: u64) -> Sealed {
+    /// Header, directory and padding. `flushed` is the last group that is durable at this moment,
+    /// which must be the one at which the write begins: a later one that says less would let
+    /// recovery take a damaged group for a torn one.
+    pub fn seal(mut self, journal_id: u64, flushed: u64, file_bytes: u64) -> Sealed {
         let directory_at = self.buffer.len();
         let length = self.bytes();
         self.buffer.set_len(length);
@@ -84,21 +90,34 @@ impl Filling {
             directory_at: u32::try_from(directory_at).unwrap_or(u32::MAX),
             entries: self.entries,
             flushed,
+            previous: self.previous,
+            file_bytes,
         };
         header.seal(&mut self.buffer, &self.directory);
         Sealed { sequence: self.sequence, address: self.address, bytes: self.buffer.freeze() }
     }
 }
 
+/// The smallest group that holds an entry of `body` bytes.
+pub fn bytes_alone(body: usize) -> usize {
+    group_bytes(body, 1)
+}
+
 /// Bytes of a group with `bodies` bytes in `entries` entries.
-pub fn group_bytes(bodies: usize, entries: usize) -> usize {
+fn group_bytes(bodies: usize, entries: usize) -> usize {
     (HEADER_BYTES + bodies + entries * DIRECTORY_ENTRY_BYTES).next_multiple_of(BLOCK_BYTES)
 }
 
-fn take(arena: &Arena, bytes: usize) -> Result<AlignedBuffer, Refusal> {
-    arena.take(bytes).ok_or_else(|| {
-        Refusal::NoSpace("the core's memory is in use; raise core.memory.bytes".into())
-    })
+/// Memory for a group; recent groups make room for new ones.
+fn take(arena: &Arena, tail: &mut Tail, bytes: usize) -> Result<AlignedBuffer, Refusal> {
+    loop {
+        if let Some(buffer) = arena.take(bytes) {
+            return Ok(buffer);
+        }
+        if !tail.forget_oldest() {
+            return Err(Refusal::NoMemory { bytes });
+        }
+    }
 }
 
 /// Appends one entry; see `Journal::append`.
@@ -109,8 +128,8 @@ pub fn append<I: Io>(
     stamp: impl FnOnce(&mut [u8]),
 ) -> Result<Appended, Refusal> {
     let mut state = inner.state.borrow_mut();
-    if let Some(poisoned) = &state.poisoned {
-        return Err(Refusal::Poisoned(poisoned.clone()));
+    if let Some(refusal) = state.ended() {
+        return Err(refusal);
     }
     let group_bytes_max = inner.settings.group_bytes_max;
     let fits = state.filling.as_ref().is_some_and(|filling| {
@@ -121,9 +140,9 @@ pub fn append<I: Io>(
         state.seal_filling();
         state.start_group(inner, body.len())?;
     }
-    let State { filling, pending_bytes, .. } = &mut *state;
+    let State { filling, pending_bytes, tail, .. } = &mut *state;
     let Some(filling) = filling.as_mut() else { unreachable!("started above") };
-    filling.grow(body.len(), &inner.arena)?;
+    filling.grow(body.len(), &inner.arena, tail)?;
     let before = if filling.entries == 0 { 0 } else { filling.bytes() };
     let location = filling.push(&entry, body, stamp);
     let position = Position(filling.sequence);
@@ -137,18 +156,19 @@ impl<I: Io> State<I> {
     pub(super) fn seal_filling(&mut self) {
         if let Some(filling) = self.filling.take() {
             assert!(filling.entries > 0, "a group is started for an entry");
-            let sealed = filling.seal(self.journal_id, self.flushed);
-            self.space.head = sealed.address + sealed.bytes.len() as u64;
-            self.sealed.push_back(sealed);
+            self.space.head = filling.address + filling.bytes() as u64;
+            self.waiting.push_back(filling);
             self.wake_preparer();
         }
     }
 
     fn start_group(&mut self, inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
         let bytes = group_bytes(body, 1);
-        let buffer = take(&inner.arena, bytes.max(FIRST_BYTES))?;
+        let buffer = take(&inner.arena, &mut self.tail, bytes.max(FIRST_BYTES))?;
         let address = self.space.place(bytes)?;
-        self.filling = Some(Filling::new(self.next_sequence, address, buffer));
+        let (sequence, previous) = (self.next_sequence, self.newest_sequence);
+        self.filling = Some(Filling::new(sequence, previous, address, buffer));
+        self.newest_sequence = sequence;
         self.next_sequence += 1;
         Ok(())
     }

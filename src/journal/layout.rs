@@ -11,7 +11,8 @@
 //!       (a record batch's CRC-32C, or the directory entry's CRC-32 for every other kind).
 //!   Y2  What the batch's own CRC does not cover (base offset, length, epoch, magic) is compared
 //!       with the directory.
-//!   Y3  A group knows its journal and its address: one left over in a recycled file is no group.
+//!   Y3  A group knows its journal, its address and the group before it: one left over in a
+//!       recycled file, or one whose predecessor was lost, is no group.
 
 use std::fmt;
 
@@ -77,8 +78,12 @@ pub struct GroupHeader {
     pub length: u32,
     pub directory_at: u32,
     pub entries: u32,
-    /// The last group that was surely durable when this one was sealed.
+    /// The last group that was surely durable when the write of this one began.
     pub flushed: u64,
+    /// The sequence of the group before this one.
+    pub previous: u64,
+    /// Bytes of each file of the journal: without it no address can be told from another.
+    pub file_bytes: u64,
 }
 
 /// Why bytes are not the group that should be there.
@@ -128,6 +133,10 @@ impl GroupHeader {
         header[36..40].copy_from_slice(&self.directory_at.to_le_bytes());
         header[40..44].copy_from_slice(&self.entries.to_le_bytes());
         header[48..56].copy_from_slice(&self.flushed.to_le_bytes());
+        let file_blocks = u32::try_from(self.file_bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
+        header[56..60].copy_from_slice(&file_blocks.to_le_bytes());
+        let step = u32::try_from(self.sequence - self.previous).unwrap_or(u32::MAX);
+        header[60..64].copy_from_slice(&step.to_le_bytes());
         let crc = header_crc(header, directory);
         group[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -142,20 +151,28 @@ impl GroupHeader {
         if version > VERSION {
             return Err(Flaw::NewerVersion(version));
         }
+        let sequence = u64::from_le_bytes(part(header, 16));
+        let step = u64::from(u32::from_le_bytes(part(header, 60)));
+        let file_blocks = u64::from(u32::from_le_bytes(part(header, 56)));
         let header = GroupHeader {
             journal_id: u64::from_le_bytes(part(header, 8)),
-            sequence: u64::from_le_bytes(part(header, 16)),
+            sequence,
             address: u64::from_le_bytes(part(header, 24)),
             length: u32::from_le_bytes(part(header, 32)),
             directory_at: u32::from_le_bytes(part(header, 36)),
             entries: u32::from_le_bytes(part(header, 40)),
             flushed: u64::from_le_bytes(part(header, 48)),
+            // The greatest step stands for all that are greater: nothing came before the group.
+            previous: if step == u64::from(u32::MAX) { 0 } else { sequence.saturating_sub(step) },
+            file_bytes: file_blocks * BLOCK_BYTES as u64,
         };
         let end = u64::from(header.entries) * DIRECTORY_ENTRY_BYTES as u64
             + u64::from(header.directory_at);
         let sound = (header.length as usize).is_multiple_of(BLOCK_BYTES)
             && header.directory_at as usize >= HEADER_BYTES
-            && end <= u64::from(header.length);
+            && end <= u64::from(header.length)
+            && header.file_bytes > 0
+            && (1..=sequence).contains(&step);
         if sound { Ok(header) } else { Err(Flaw::Lengths) }
     }
 
@@ -171,6 +188,20 @@ impl GroupHeader {
     fn directory<'a>(&self, group: &'a [u8]) -> Option<&'a [u8]> {
         let at = self.directory_at as usize;
         group.get(at..at + self.entries as usize * DIRECTORY_ENTRY_BYTES)
+    }
+
+    /// The journal that bytes with a group's beginning name, whatever their version: the place of
+    /// magic, version and journal id is the same in every format.
+    pub fn journal_of(bytes: &[u8]) -> Option<u64> {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        Some(u64::from_le_bytes(part(header, 8)))
+    }
+
+    /// A kind that this program does not know, in a group whose directory is sound.
+    pub fn unknown_kind(&self, group: &[u8]) -> Option<u8> {
+        let directory = self.directory(group).unwrap_or_default();
+        let mut kinds = directory.chunks_exact(DIRECTORY_ENTRY_BYTES).filter_map(|e| e.first());
+        kinds.find(|kind| EntryKind::from_u8(**kind).is_none()).copied()
     }
 
     /// The partitions that the directory names, whether or not the group is sound.

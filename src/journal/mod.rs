@@ -21,17 +21,21 @@
 //!   J5  Bytes in memory that wait for the disk are bounded; `room` makes appenders wait in turn.
 //!   J6  An entry is accepted only into space that is allocated: a full disk refuses, it does not
 //!       poison.
+//!   J7  A closed journal takes nothing: what is appended before `close` is durable after it.
 
 mod files;
 mod group;
 pub mod inspect;
 mod layout;
+mod open_error;
 mod recover;
 mod space;
 mod tail;
+mod window;
 mod writer;
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io as std_io;
@@ -46,7 +50,8 @@ use crate::base::buffer::Arena;
 use crate::io::Io;
 
 pub use layout::{Entry, EntryKind, NO_PARTITION};
-pub use recover::{OpenError, Replayed};
+pub use open_error::{Damage, OpenError};
+pub use recover::Replayed;
 
 use files::Files;
 use group::Filling;
@@ -108,6 +113,12 @@ pub enum Refusal {
     },
     /// The file system gave no more space.
     NoSpace(String),
+    /// The core's memory is in use; it comes back as requests end.
+    NoMemory {
+        bytes: usize,
+    },
+    /// The journal was closed.
+    Closed,
     /// The entry is larger than a journal file.
     TooLarge {
         bytes: usize,
@@ -133,6 +144,12 @@ impl fmt::Display for Refusal {
                 "the disk gave no space for the journal ({why}): free some; writes resume by \
                  themselves"
             ),
+            Refusal::NoMemory { bytes } => write!(
+                f,
+                "the core has no memory left for a group of {bytes} bytes: try again, or raise \
+                 the node's memory"
+            ),
+            Refusal::Closed => f.write_str(CLOSED),
             Refusal::TooLarge { bytes, bytes_max } => {
                 write!(f, "an entry of {bytes} bytes does not fit a journal file of {bytes_max}")
             }
@@ -167,16 +184,24 @@ struct Inner<I: Io> {
 struct State<I: Io> {
     journal_id: u64,
     next_sequence: u64,
+    /// The sequence of the group that was begun last.
+    newest_sequence: u64,
     filling: Option<Filling>,
-    sealed: std::collections::VecDeque<group::Sealed>,
-    /// Bytes filling, sealed or in flight.
+    /// Groups that take no more entries and wait for the disk.
+    waiting: VecDeque<Filling>,
+    /// Bytes filling, waiting or in flight.
     pending_bytes: usize,
     durable: Position,
-    /// The last group that survives a power loss; behind `durable` in mode `replicated`.
-    flushed: u64,
+    /// The last group whose write has returned.
+    written: Mark,
+    /// The last group that survives a power loss; behind `written` in mode `replicated`.
+    flushed: Mark,
     poisoned: Option<Poisoned>,
     closing: bool,
+    /// The writer's task has ended.
     closed: bool,
+    /// The files' task is at work on a file.
+    preparing: bool,
     space: Space,
     files: Files<I::File>,
     tail: Tail,
@@ -187,20 +212,31 @@ struct State<I: Io> {
     /// The task that prepares files, when it has nothing to do.
     preparer: Option<Waker>,
     /// Appenders that wait for room, in turn.
-    room_queue: std::collections::VecDeque<u64>,
+    room_queue: VecDeque<(u64, Waker)>,
     next_ticket: u64,
 }
 
+/// How far something has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    sequence: u64,
+    /// The address after the group.
+    end: u64,
+}
+
+const CLOSED: &str = "the journal is closed: the node is stopping";
+
 impl<I: Io> Journal<I> {
     /// Opens the journal in `settings.directory`, creating it if it is empty, and gives `replay`
-    /// every entry of the valid prefix in order.
+    /// every entry of the valid prefix in order. A journal that is there keeps the file size that
+    /// it was made with.
     pub async fn open(
         io: I,
         arena: Arena,
-        settings: Settings,
+        mut settings: Settings,
         replay: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Journal<I>, OpenError> {
-        let recovered = recover::recover(&io, &settings, replay).await?;
+        let recovered = recover::recover(&io, &mut settings, replay).await?;
         let inner = Rc::new(Inner::new(io.clone(), arena, settings, recovered));
         let journal = Journal { inner };
         io.spawn("journal writer", writer::run(journal.inner.clone()));
@@ -239,6 +275,9 @@ impl<I: Io> Journal<I> {
             if let Some(poisoned) = &state.poisoned {
                 return Poll::Ready(Err(poisoned.clone()));
             }
+            if state.closed {
+                return Poll::Ready(Err(Poisoned(CLOSED.into())));
+            }
             state.watch(context.waker());
             Poll::Pending
         })
@@ -247,8 +286,21 @@ impl<I: Io> Journal<I> {
 
     /// Returns when `position` is durable.
     pub async fn wait_durable(&self, position: Position) -> Result<(), Poisoned> {
-        let Position(sequence) = position;
-        self.durable_after(Position(sequence.saturating_sub(1))).await.map(|_| ())
+        match position.0.checked_sub(1) {
+            Some(before) => self.durable_after(Position(before)).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `close` has run to its end; `durable_after` then fails without a failed disk.
+    pub fn is_closed(&self) -> bool {
+        let state = self.inner.state.borrow();
+        state.closed && state.poisoned.is_none()
+    }
+
+    /// Why the journal takes nothing any more, if a write or a flush has failed.
+    pub fn poisoned(&self) -> Option<Poisoned> {
+        self.inner.state.borrow().poisoned.clone()
     }
 
     /// Durable bytes that are still in memory.
@@ -281,7 +333,8 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow().space.head
     }
 
-    /// Files wholly below `address` hold nothing that anybody needs: they are used again.
+    /// Files wholly below `address` hold nothing that anybody needs: they are used again, once
+    /// everything in them is flushed.
     pub fn release(&self, address: u64) {
         files::release(&self.inner, address);
     }
@@ -297,7 +350,7 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow_mut().close();
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
-            if state.closed || state.poisoned.is_some() {
+            if (state.closed || state.poisoned.is_some()) && !state.preparing {
                 return Poll::Ready(());
             }
             state.watch(context.waker());
@@ -310,24 +363,28 @@ impl<I: Io> Journal<I> {
 impl<I: Io> Inner<I> {
     fn new(io: I, arena: Arena, settings: Settings, recovered: recover::Recovered<I>) -> Self {
         let tail = Tail::new(settings.tail_bytes_max);
+        let reached = Mark { sequence: recovered.accepted_sequence, end: recovered.space.head };
         let state = State {
             journal_id: recovered.journal_id,
-            next_sequence: recovered.last_sequence + 1,
+            next_sequence: recovered.next_sequence,
+            newest_sequence: recovered.accepted_sequence,
             filling: None,
-            sealed: std::collections::VecDeque::new(),
+            waiting: VecDeque::new(),
             pending_bytes: 0,
-            durable: Position(recovered.last_sequence),
-            flushed: recovered.last_sequence,
+            durable: Position(recovered.next_sequence - 1),
+            written: reached,
+            flushed: reached,
             poisoned: None,
             closing: false,
             closed: false,
+            preparing: false,
             space: recovered.space,
             files: recovered.files,
             tail,
             watchers: Vec::new(),
             writer: None,
             preparer: None,
-            room_queue: std::collections::VecDeque::new(),
+            room_queue: VecDeque::new(),
             next_ticket: 0,
         };
         Inner { io, arena, settings, state: RefCell::new(state) }
@@ -345,6 +402,13 @@ impl<I: Io> State<I> {
         for waker in self.watchers.drain(..) {
             waker.wake();
         }
+        self.wake_first_in_room();
+    }
+
+    /// Why nothing is appended any more.
+    fn ended(&self) -> Option<Refusal> {
+        let poisoned = self.poisoned.clone().map(Refusal::Poisoned);
+        poisoned.or_else(|| self.closing.then_some(Refusal::Closed))
     }
 
     fn wake_writer(&mut self) {
@@ -371,6 +435,7 @@ impl<I: Io> State<I> {
 
     fn close(&mut self) {
         self.closing = true;
+        self.wake_first_in_room();
         self.wake_writer();
         self.wake_preparer();
     }

@@ -4,29 +4,35 @@
 //!     | group | group | bad ... | group that says "flushed >= bad" |   -> damage, refuse
 //!     | group | group | bad ... | nothing, or groups not flushed    |   -> torn, dropped
 //!
+//! Behind the last group lies whatever the file held before: parts of older groups, which may be
+//! any bytes that a client sent. Nothing there counts unless it names this journal, whose random id
+//! no client knows.
+//!
 //! Invariants
-//!   R1  Replay is exactly a prefix, in order, every checksum verified.
-//!   R2  The sequence goes on above every group that was ever seen, so that a dropped one can never
-//!       come back behind a new one.
-//!   R3  Memory is bounded by the largest group plus one window.
+//!   R1  Replay is exactly a prefix, in order, every checksum verified, every group naming the one
+//!       before it.
+//!   R2  The sequence goes on far above every group that was ever seen, so that a dropped one can
+//!       never come back behind a new one, not even one whose header could not be read.
+//!   R3  What is accepted is flushed before anybody learns of it: a killed process may have left a
+//!       group in the device's cache only.
+//!   R4  Memory is bounded by the largest group plus one window.
 
-use std::fmt;
-use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::layout::{Entry, Flaw, GroupHeader, HEADER_BYTES};
+use super::open_error::{Damage, OpenError};
+use super::window::Window;
 use super::{Location, Settings, files};
-use crate::base::buffer::AlignedBuffer;
 use crate::base::ids::PartitionId;
 use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
 use crate::journal::files::Files;
 use crate::journal::space::Space;
 
-/// Bytes read at a time.
-const WINDOW_BYTES: usize = 1 << 20;
 /// What a new journal's first file is given before the first write.
 const FIRST_FILE_BYTES: u64 = 1 << 20;
+/// Sequence numbers left out at each start (R2).
+const SEQUENCE_GAP: u64 = 1 << 16;
 
 /// An entry found in the journal.
 #[derive(Clone, Copy, Debug)]
@@ -36,92 +42,49 @@ pub struct Replayed<'a> {
     pub body: &'a [u8],
 }
 
-/// Why a journal cannot be opened.
-#[derive(Debug)]
-pub enum OpenError {
-    Io {
-        what: String,
-        error: io::Error,
-    },
-    /// A group that was durable is damaged.
-    Damaged(Damage),
-    /// A file between two others is missing.
-    Missing {
-        file: PathBuf,
-    },
-    /// The group belongs to another journal.
-    Foreign {
-        file: PathBuf,
-        position: u64,
-    },
-    NewerVersion {
-        file: PathBuf,
-        version: u16,
-    },
-}
-
-/// What is damaged, as exactly as the bytes tell.
-#[derive(Debug)]
-pub struct Damage {
-    pub file: PathBuf,
-    pub position: u64,
-    pub flaw: String,
-    /// Partitions with entries in the group, if its directory is readable.
-    pub partitions: Vec<PartitionId>,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::Io { what, error } => write!(f, "cannot {what}: {error}"),
-            OpenError::Damaged(damage) => {
-                let Damage { file, position, flaw, partitions } = damage;
-                write!(f, "{} is damaged at byte {position}: {flaw}", file.display())?;
-                for partition in partitions {
-                    write!(f, "; it holds records of {partition}")?;
-                }
-                write!(
-                    f,
-                    ". Acknowledged records are in it or behind it: restore the file from a copy; \
-                     `corelog inspect {}` shows what is readable",
-                    file.display()
-                )
-            }
-            OpenError::Missing { file } => write!(
-                f,
-                "{} is missing, but a later journal file is there: restore it",
-                file.display()
-            ),
-            OpenError::Foreign { file, position } => write!(
-                f,
-                "{} holds a group of another journal at byte {position}: it was copied here from \
-                 another data directory; remove it or restore the right one",
-                file.display()
-            ),
-            OpenError::NewerVersion { file, version } => write!(
-                f,
-                "{} has format {version}, which a newer Corelog wrote: start that one",
-                file.display()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 /// What recovery found.
 pub struct Recovered<I: Io> {
     pub journal_id: u64,
-    pub last_sequence: u64,
+    /// The last group that was accepted.
+    pub accepted_sequence: u64,
+    pub next_sequence: u64,
     pub files: Files<I::File>,
     pub space: Space,
 }
 
+/// Opens the files, replays them, and leaves the journal ready for the next group. The file size
+/// in `settings` becomes that of the journal that is there.
 pub async fn recover<I: Io>(
     io: &I,
-    settings: &Settings,
+    settings: &mut Settings,
     replay: &mut dyn FnMut(Replayed<'_>),
 ) -> Result<Recovered<I>, OpenError> {
+    let (mut files, numbers) = open_files(io, settings).await?;
+    let journal_id = identify(settings, &files, &numbers).await?;
+    let first_address = numbers.first().map_or(0, |first| first * settings.file_bytes);
+    let mut scan =
+        Scan { settings, files: &files, journal_id, first_address, sequence: 0, highest: 0 };
+    let head = match (numbers.first(), numbers.last()) {
+        (Some(first), Some(last)) => scan.run(*first, *last, replay).await?,
+        _ => Head { number: 0, address: 0 },
+    };
+    let Scan { journal_id, sequence, highest, .. } = scan;
+    for file in files.all() {
+        let what = || "flush the journal's files".to_string();
+        file.sync().await.map_err(|error| OpenError::Io { what: what(), error })?;
+    }
+    prepare_head(io, settings, &mut files, &head).await?;
+    // Files behind the head's hold nothing that counts; they are overwritten in their turn.
+    let space = space_at(settings, &files, &head);
+    let journal_id = journal_id.unwrap_or_else(|| io.random());
+    let next_sequence = if highest == 0 { 1 } else { highest + SEQUENCE_GAP };
+    Ok(Recovered { journal_id, accepted_sequence: sequence, next_sequence, files, space })
+}
+
+async fn open_files<I: Io>(
+    io: &I,
+    settings: &Settings,
+) -> Result<(Files<I::File>, Vec<u64>), OpenError> {
     let directory = &settings.directory;
     let failed = |what: String| move |error| OpenError::Io { what, error };
     io.create_directory(directory)
@@ -131,13 +94,6 @@ pub async fn recover<I: Io>(
         .map_err(failed(format!("list the directory {}", directory.display())))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| files::number(name)).collect();
     numbers.sort_unstable();
-    let mut files = Files::new();
-    for number in &numbers {
-        let path = files::path(directory, *number);
-        let file = io.open(&path, OpenHow::Existing).await;
-        let file = file.map_err(failed(format!("open {}", path.display())))?;
-        files.insert(*number, file);
-    }
     for pair in numbers.windows(2) {
         if let [one, two] = pair
             && one + 1 != *two
@@ -145,16 +101,82 @@ pub async fn recover<I: Io>(
             return Err(OpenError::Missing { file: files::path(directory, one + 1) });
         }
     }
-    let first = numbers.first().copied().unwrap_or(0);
-    let last = numbers.last().copied();
-    let mut scan = Scan { settings, files: &files, journal_id: None, sequence: 0, highest: 0 };
-    let head = scan.run(first, last, replay).await?;
-    let Scan { journal_id, highest, .. } = scan;
-    let journal_id = journal_id.unwrap_or_else(|| io.random());
-    prepare_head(io, settings, &mut files, head).await?;
-    // Files behind the head's hold nothing that counts; the next one is prepared again from them.
-    let space = space_at(settings, &files, head);
-    Ok(Recovered { journal_id, last_sequence: highest, files, space })
+    let mut files = Files::new();
+    for number in &numbers {
+        let path = files::path(directory, *number);
+        let file = io.open(&path, OpenHow::Existing).await;
+        files.insert(*number, file.map_err(failed(format!("open {}", path.display())))?);
+    }
+    Ok((files, numbers))
+}
+
+/// The journal's id and file size, from the groups with which its files begin: only there no
+/// client's bytes can stand.
+async fn identify<F: File>(
+    settings: &mut Settings,
+    files: &Files<F>,
+    numbers: &[u64],
+) -> Result<Option<u64>, OpenError> {
+    let mut known = None;
+    for number in numbers {
+        let path = || files::path(&settings.directory, *number);
+        let mut window = Window::default();
+        let Some(file) = files.get(*number) else { continue };
+        let header = match read_header(&*file, *number, 0, &mut window).await {
+            Ok(Ok(header)) => header,
+            Ok(Err(Flaw::NewerVersion(version))) => {
+                return Err(OpenError::NewerVersion { file: path(), version });
+            }
+            Ok(Err(_)) => continue,
+            Err(error) => {
+                return Err(OpenError::Io { what: format!("read {}", path().display()), error });
+            }
+        };
+        match known {
+            None => known = Some(header),
+            Some(first) if first.journal_id == header.journal_id => {}
+            Some(_) => return Err(OpenError::Foreign { file: path() }),
+        }
+    }
+    if let Some(header) = known
+        && header.file_bytes != settings.file_bytes
+    {
+        tracing::info!(
+            "the journal in {} keeps its files of {} bytes",
+            settings.directory.display(),
+            header.file_bytes
+        );
+        settings.file_bytes = header.file_bytes;
+    }
+    Ok(known.map(|header| header.journal_id))
+}
+
+/// The header at `position`, if header and directory are sound.
+async fn read_header<F: File>(
+    file: &F,
+    number: u64,
+    position: u64,
+    window: &mut Window,
+) -> std::io::Result<Result<GroupHeader, Flaw>> {
+    if position + BLOCK_BYTES as u64 > file.len() {
+        return Ok(Err(Flaw::NoGroup));
+    }
+    let header = match GroupHeader::read(window.bytes(file, number, position, HEADER_BYTES).await?)
+    {
+        Ok(header) => header,
+        Err(flaw) => return Ok(Err(flaw)),
+    };
+    if position + u64::from(header.length) > file.len() {
+        return Ok(Err(Flaw::Lengths));
+    }
+    let group = window.bytes(file, number, position, header.length as usize).await?;
+    Ok(header.check(group).map(|()| header))
+}
+
+/// Where the journal goes on.
+struct Head {
+    number: u64,
+    address: u64,
 }
 
 /// Makes sure that the head's file is there with room for a first group.
@@ -162,16 +184,15 @@ async fn prepare_head<I: Io>(
     io: &I,
     settings: &Settings,
     files: &mut Files<I::File>,
-    head: u64,
+    head: &Head,
 ) -> Result<(), OpenError> {
-    let number = head.saturating_sub(u64::from(head > 0)) / settings.file_bytes;
-    let path = files::path(&settings.directory, number);
+    let path = files::path(&settings.directory, head.number);
     let failed = |error| OpenError::Io { what: format!("prepare {}", path.display()), error };
-    if files.get(number).is_none() {
+    if files.get(head.number).is_none() {
         let file = io.open(&path, OpenHow::CreateNew).await.map_err(failed)?;
-        files.insert(number, file);
+        files.insert(head.number, file);
     }
-    let file = files.get(number).unwrap_or_else(|| unreachable!("inserted above"));
+    let file = files.get(head.number).unwrap_or_else(|| unreachable!("inserted above"));
     let wanted = FIRST_FILE_BYTES.min(settings.file_bytes);
     if file.len() < wanted {
         file.allocate(wanted).await.map_err(failed)?;
@@ -179,18 +200,18 @@ async fn prepare_head<I: Io>(
     Ok(())
 }
 
-fn space_at<F: File>(settings: &Settings, files: &Files<F>, head: u64) -> Space {
+fn space_at<F: File>(settings: &Settings, files: &Files<F>, head: &Head) -> Space {
     let file_bytes = settings.file_bytes;
-    let number = head.saturating_sub(u64::from(head > 0)) / file_bytes;
     let allocated = |number: u64| {
-        let length = files.get(number).map(|file| file.len().min(file_bytes));
-        length.map(|length| number * file_bytes + length / BLOCK_BYTES as u64 * BLOCK_BYTES as u64)
+        let length = files.get(number)?.len().min(file_bytes);
+        let length = length / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+        (length > 0).then_some(number * file_bytes + length)
     };
     Space {
         file_bytes,
-        head,
-        allocated: allocated(number).unwrap_or(head),
-        next_allocated: allocated(number + 1),
+        head: head.address,
+        allocated: allocated(head.number).unwrap_or(head.address),
+        next_allocated: allocated(head.number + 1),
         wanted: 0,
         refusal: None,
     }
@@ -201,7 +222,9 @@ struct Scan<'a, F> {
     settings: &'a Settings,
     files: &'a Files<F>,
     journal_id: Option<u64>,
-    /// The last valid group's.
+    /// Where the oldest file begins.
+    first_address: u64,
+    /// The last valid group's, 0 as long as there is none.
     sequence: u64,
     /// The greatest sequence seen in any group of this journal.
     highest: u64,
@@ -214,87 +237,111 @@ enum Found {
     EndOfFile,
 }
 
+/// A place where the prefix may end.
+#[derive(Clone, Copy)]
+struct End {
+    number: u64,
+    address: u64,
+    /// `None` where the file ends.
+    flaw: Option<Flaw>,
+}
+
 impl<F: File> Scan<'_, F> {
-    /// Replays everything valid; returns the address at which the journal goes on.
+    /// Replays everything valid; returns where the journal goes on.
     async fn run(
         &mut self,
         first: u64,
-        last: Option<u64>,
+        last: u64,
         replay: &mut dyn FnMut(Replayed<'_>),
-    ) -> Result<u64, OpenError> {
-        let Some(last) = last else { return Ok(first * self.settings.file_bytes) };
-        let mut head = first * self.settings.file_bytes;
+    ) -> Result<Head, OpenError> {
         let mut number = first;
+        let mut address = self.first_address;
         let mut window = Window::default();
         loop {
-            let found = self.at(head, number, &mut window).await?;
-            let flaw = match found {
-                Found::Group(header) => {
-                    let group = self.group(&header, number, &mut window).await?;
-                    match deliver(&header, group, replay) {
+            let flaw = match self.at(address, number, &mut window).await? {
+                Found::Group(header) if self.follows(&header) => {
+                    match self.take(&header, number, &mut window, replay).await? {
                         Ok(()) => {
-                            self.journal_id = Some(header.journal_id);
-                            self.sequence = header.sequence;
-                            self.highest = self.highest.max(header.sequence);
-                            head += u64::from(header.length);
+                            address += u64::from(header.length);
                             continue;
                         }
                         Err(flaw) => Some(flaw),
                     }
                 }
+                Found::Group(_) => Some(Flaw::NoGroup),
                 Found::Bad(flaw) => Some(flaw),
                 Found::EndOfFile => None,
             };
-            self.check_nothing_lost(head, number..=number, flaw).await?;
+            let end = End { number, address, flaw };
+            self.check_nothing_lost(end, number..=number).await?;
             if number == last || !self.goes_on_in(number + 1, &mut window).await? {
-                self.check_nothing_lost(head, number..=last, flaw).await?;
-                return Ok(head);
+                self.check_nothing_lost(end, number + 1..=last).await?;
+                return Ok(Head { number, address });
             }
             number += 1;
-            head = number * self.settings.file_bytes;
+            address = number * self.settings.file_bytes;
         }
     }
 
-    /// Whether a file begins with the group that followed the last valid one: nothing between
-    /// them was durable when it was sealed.
+    /// Whether a sound group comes directly after the last accepted one. What lies before the
+    /// first file is released and not known.
+    fn follows(&self, header: &GroupHeader) -> bool {
+        let is_first = self.sequence == 0 && header.address == self.first_address;
+        is_first || header.previous == self.sequence
+    }
+
+    /// Replays a group that follows.
+    async fn take(
+        &mut self,
+        header: &GroupHeader,
+        number: u64,
+        window: &mut Window,
+        replay: &mut dyn FnMut(Replayed<'_>),
+    ) -> Result<Result<(), Flaw>, OpenError> {
+        let position = header.address - number * self.settings.file_bytes;
+        let group = self.group(header, number, window).await?;
+        if let Some(kind) = header.unknown_kind(group) {
+            return Err(OpenError::NewerKind { file: self.path(number), position, kind });
+        }
+        let outcome = deliver(header, group, replay);
+        if outcome.is_ok() {
+            self.journal_id = Some(header.journal_id);
+            self.sequence = header.sequence;
+            self.highest = self.highest.max(header.sequence);
+        }
+        Ok(outcome)
+    }
+
+    /// Whether a file begins with the group that followed the last valid one.
     async fn goes_on_in(&self, number: u64, window: &mut Window) -> Result<bool, OpenError> {
         let found = self.at(number * self.settings.file_bytes, number, window).await?;
-        Ok(matches!(found, Found::Group(header) if header.flushed <= self.sequence))
+        Ok(matches!(found, Found::Group(header) if self.follows(&header)))
     }
 
     /// The group that should stand at `address`, if it does.
     async fn at(&self, address: u64, number: u64, window: &mut Window) -> Result<Found, OpenError> {
         let Some(file) = self.files.get(number) else { return Ok(Found::EndOfFile) };
         let position = address - number * self.settings.file_bytes;
-        let path = || files::path(&self.settings.directory, number);
-        let failed = |error| OpenError::Io { what: format!("read {}", path().display()), error };
+        let failed = self.failed_to_read(number);
         let length = file.len().min(self.settings.file_bytes);
         if position + BLOCK_BYTES as u64 > length {
             return Ok(Found::EndOfFile);
         }
-        let start = window.bytes(&*file, number, position, HEADER_BYTES).await.map_err(failed)?;
+        let start = window.bytes(&*file, number, position, HEADER_BYTES).await.map_err(&failed)?;
+        let ours = self.journal_id.is_none() || GroupHeader::journal_of(start) == self.journal_id;
         let header = match GroupHeader::read(start) {
+            _ if !ours => return Ok(Found::Bad(Flaw::NoGroup)),
             Ok(header) => header,
-            Err(Flaw::NewerVersion(version)) => {
-                return Err(OpenError::NewerVersion { file: path(), version });
+            Err(Flaw::NewerVersion(version)) if self.journal_id.is_some() => {
+                return Err(OpenError::NewerVersion { file: self.path(number), version });
             }
             Err(flaw) => return Ok(Found::Bad(flaw)),
         };
         if header.address != address || header.sequence <= self.sequence {
             return Ok(Found::Bad(Flaw::NoGroup));
         }
-        let bytes = header.length as usize;
-        if position + u64::from(header.length) > length || bytes == 0 {
-            return Ok(Found::Bad(Flaw::Lengths));
-        }
-        let group = window.bytes(&*file, number, position, bytes).await.map_err(failed)?;
-        if let Err(flaw) = header.check(group) {
-            return Ok(Found::Bad(flaw));
-        }
-        if self.journal_id.is_some_and(|id| id != header.journal_id) {
-            return Err(OpenError::Foreign { file: path(), position });
-        }
-        Ok(Found::Group(header))
+        let header = read_header(&*file, number, position, window).await.map_err(&failed)?;
+        Ok(header.map_or_else(Found::Bad, Found::Group))
     }
 
     /// The bytes of a group that `at` has found.
@@ -306,46 +353,61 @@ impl<F: File> Scan<'_, F> {
     ) -> Result<&'w [u8], OpenError> {
         let Some(file) = self.files.get(number) else { return Ok(&[]) };
         let position = header.address - number * self.settings.file_bytes;
-        let path = files::path(&self.settings.directory, number);
-        let failed = |error| OpenError::Io { what: format!("read {}", path.display()), error };
+        let failed = self.failed_to_read(number);
         window.bytes(&*file, number, position, header.length as usize).await.map_err(failed)
     }
 
-    /// Looks behind a bad place for a group which says that what stood there was durable.
+    /// Looks in `files`, from the end of the prefix on, for a group which says that what stood
+    /// there was durable. Every block is looked at, also those inside dropped groups: a newer group
+    /// may have been written over the middle of an older one.
     async fn check_nothing_lost(
         &mut self,
-        bad: u64,
+        end: End,
         files: RangeInclusive<u64>,
-        flaw: Option<Flaw>,
     ) -> Result<(), OpenError> {
-        let number = *files.start();
         let mut window = Window::default();
-        let block = BLOCK_BYTES as u64;
-        let mut lost = false;
-        for later in files {
-            let start = later * self.settings.file_bytes;
-            let length = self.files.get(later).map_or(0, |file| file.len());
-            let mut address = start.max(if later == number { bad + block } else { start });
-            while !lost && address + block <= start + length.min(self.settings.file_bytes) {
-                let mut step = block;
-                if let Found::Group(header) = self.at(address, later, &mut window).await? {
+        for number in files {
+            let start = number * self.settings.file_bytes;
+            let length = self.files.get(number).map_or(0, |file| file.len());
+            let mut address = if number == end.number { end.address } else { start };
+            while address + BLOCK_BYTES as u64 <= start + length.min(self.settings.file_bytes) {
+                if let Found::Group(header) = self.at(address, number, &mut window).await? {
                     self.highest = self.highest.max(header.sequence);
-                    lost = header.flushed > self.sequence;
-                    step = u64::from(header.length);
+                    if header.flushed > self.sequence {
+                        return Err(self.damage(end, number).await);
+                    }
                 }
-                address += step;
+                address += BLOCK_BYTES as u64;
             }
         }
-        if !lost {
-            return Ok(());
+        Ok(())
+    }
+
+    /// What is damaged, when a group in the file `proof` shows that something is.
+    async fn damage(&self, end: End, proof: u64) -> OpenError {
+        let mut window = Window::default();
+        // A file that ends well was followed by one whose beginning is bad.
+        let ends_well = matches!(end.flaw, None | Some(Flaw::NoGroup));
+        let (number, position, flaw) = if ends_well && proof > end.number {
+            (end.number + 1, 0, self.flaw_at(end.number + 1, &mut window).await)
+        } else {
+            let position = end.address - end.number * self.settings.file_bytes;
+            (end.number, position, end.flaw.unwrap_or(Flaw::NoGroup))
+        };
+        let address = number * self.settings.file_bytes + position;
+        OpenError::Damaged(Damage {
+            file: self.path(number),
+            position,
+            flaw: flaw.to_string(),
+            partitions: self.partitions_at(address, number, &mut window).await,
+        })
+    }
+
+    async fn flaw_at(&self, number: u64, window: &mut Window) -> Flaw {
+        match self.at(number * self.settings.file_bytes, number, window).await {
+            Ok(Found::Bad(flaw)) => flaw,
+            _ => Flaw::NoGroup,
         }
-        let flaw = flaw.map_or_else(|| "the file ends too early".into(), |flaw| flaw.to_string());
-        Err(OpenError::Damaged(Damage {
-            file: files::path(&self.settings.directory, number),
-            position: bad - number * self.settings.file_bytes,
-            flaw,
-            partitions: self.partitions_at(bad, number, &mut window).await,
-        }))
     }
 
     /// The partitions named by the directory of a damaged group, as far as it is readable.
@@ -370,42 +432,14 @@ impl<F: File> Scan<'_, F> {
         partitions.dedup();
         partitions
     }
-}
 
-/// A stretch of a file in memory.
-#[derive(Default)]
-struct Window {
-    number: u64,
-    start: u64,
-    buffer: Option<AlignedBuffer>,
-}
+    fn path(&self, number: u64) -> PathBuf {
+        files::path(&self.settings.directory, number)
+    }
 
-impl Window {
-    /// `length` bytes at the block-aligned `position` of a file.
-    async fn bytes<F: File>(
-        &mut self,
-        file: &F,
-        number: u64,
-        position: u64,
-        length: usize,
-    ) -> io::Result<&[u8]> {
-        let held = self.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
-        let inside = self.number == number
-            && position >= self.start
-            && position + length as u64 <= self.start + held;
-        if !inside {
-            self.buffer = None;
-            let left =
-                file.len().saturating_sub(position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-            let wanted = length.next_multiple_of(BLOCK_BYTES).max(WINDOW_BYTES);
-            let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.buffer = Some(file.read_at(position, wanted).await?);
-            self.number = number;
-            self.start = position;
-        }
-        let skip = usize::try_from(position - self.start).map_err(io::Error::other)?;
-        let buffer = self.buffer.as_deref().unwrap_or_default();
-        buffer.get(skip..skip + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    fn failed_to_read(&self, number: u64) -> impl Fn(std::io::Error) -> OpenError + use<F> {
+        let what = format!("read {}", self.path(number).display());
+        move |error| OpenError::Io { what: what.clone(), error }
     }
 }
 

@@ -7,9 +7,9 @@
 //!   S2  Appenders get room in the order in which they asked.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use super::group::group_bytes;
+use super::group::bytes_alone;
 use super::{Inner, Refusal, State};
 use crate::io::Io;
 
@@ -84,15 +84,15 @@ struct Turn<'a, I: Io> {
 impl<I: Io> Turn<'_, I> {
     fn poll(&mut self, body: usize, context: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
         let mut state = self.inner.state.borrow_mut();
-        if let Some(poisoned) = &state.poisoned {
-            return Poll::Ready(Err(Refusal::Poisoned(poisoned.clone())));
+        if let Some(refusal) = state.ended() {
+            return Poll::Ready(Err(refusal));
         }
-        let bytes = group_bytes(body, 1);
+        let bytes = bytes_alone(body);
         if bytes as u64 > state.space.file_bytes {
             return Poll::Ready(Err(state.space.why_not(bytes)));
         }
         let is_first = match self.ticket {
-            Some(ticket) => state.room_queue.front() == Some(&ticket),
+            Some(ticket) => state.room_queue.front().is_some_and(|(first, _)| *first == ticket),
             None => state.room_queue.is_empty(),
         };
         if is_first {
@@ -110,14 +110,22 @@ impl<I: Io> Turn<'_, I> {
                 state.wake_preparer();
             }
         }
-        if self.ticket.is_none() {
+        self.wait(&mut state, context.waker());
+        Poll::Pending
+    }
+
+    fn wait(&mut self, state: &mut State<I>, waker: &Waker) {
+        let Some(ticket) = self.ticket else {
             let ticket = state.next_ticket;
             state.next_ticket += 1;
-            state.room_queue.push_back(ticket);
+            state.room_queue.push_back((ticket, waker.clone()));
             self.ticket = Some(ticket);
+            return;
+        };
+        let waiting = state.room_queue.iter_mut().find(|(waiting, _)| *waiting == ticket);
+        if let Some((_, known)) = waiting {
+            known.clone_from(waker);
         }
-        state.watch(context.waker());
-        Poll::Pending
     }
 }
 
@@ -125,15 +133,23 @@ impl<I: Io> Drop for Turn<'_, I> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
             let mut state = self.inner.state.borrow_mut();
-            state.room_queue.retain(|waiting| *waiting != ticket);
-            if !state.room_queue.is_empty() {
-                state.wake_watchers();
+            let was_first = state.room_queue.front().is_some_and(|(first, _)| *first == ticket);
+            state.room_queue.retain(|(waiting, _)| *waiting != ticket);
+            if was_first {
+                state.wake_first_in_room();
             }
         }
     }
 }
 
 impl<I: Io> State<I> {
+    /// Lets the appender whose turn it is look again.
+    pub(super) fn wake_first_in_room(&self) {
+        if let Some((_, waker)) = self.room_queue.front() {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Whether an entry of `body` bytes has a place at once.
     fn has_place(&self, body: usize, group_bytes_max: usize) -> bool {
         let mut start = self.space.head;
@@ -144,7 +160,7 @@ impl<I: Io> State<I> {
             }
             start += filling.bytes() as u64;
         }
-        let bytes = group_bytes(body, 1);
+        let bytes = bytes_alone(body);
         self.space.holds_in_file(start, bytes) || self.space.next_holds(bytes)
     }
 }

@@ -27,10 +27,15 @@ impl Tail {
         self.bytes += memory_of(&group);
         self.groups.push_back((address, group));
         while self.bytes > self.bytes_max && self.groups.len() > 1 {
-            if let Some((_, oldest)) = self.groups.pop_front() {
-                self.bytes -= memory_of(&oldest);
-            }
+            self.forget_oldest();
         }
+    }
+
+    /// Drops the oldest group; false if there is none. Its memory is free once no reader holds it.
+    pub fn forget_oldest(&mut self) -> bool {
+        let oldest = self.groups.pop_front();
+        self.bytes -= oldest.as_ref().map_or(0, |(_, group)| memory_of(group));
+        oldest.is_some()
     }
 
     /// The bytes at `location`, if one group here holds them all.

@@ -185,3 +185,60 @@ fn a_torn_last_group_is_dropped_and_never_comes_back() {
         assert_eq!(replayed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 20, 60]);
     });
 }
+
+mod crashes;
+mod damage;
+
+#[test]
+fn a_closed_journal_refuses_and_ends_those_who_wait() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    with_journal(settings(directory.path()), |io, journal, _| async move {
+        let journal = journal.expect("opened");
+        journal.wait_durable(Position(0)).await.expect("nothing is always durable");
+        let appended = journal.append(entry(1), b"last", |_| {}).expect("accepted");
+        let waiter = journal.clone();
+        let (send, receive) = crate::io::mailbox::oneshot::channel();
+        io.spawn("waiter", async move {
+            let mut than = Position(0);
+            let end = loop {
+                match waiter.durable_after(than).await {
+                    Ok(durable) => than = durable,
+                    Err(end) => break end,
+                }
+            };
+            drop(send.send((than, end)));
+        });
+        journal.close().await;
+        let (than, end) = receive.await.expect("the waiter ends");
+        assert_eq!(than, appended.position);
+        assert!(end.to_string().contains("closed"), "{end}");
+        assert!(journal.is_closed());
+        assert_eq!(journal.append(entry(2), b"late", |_| {}), Err(Refusal::Closed));
+        assert_eq!(journal.room(10).await, Err(Refusal::Closed));
+        let read = journal.read(appended.location).await.expect("reads go on");
+        assert_eq!(read[..], b"last"[..]);
+        let beyond = Location { address: journal.head(), length: 1 };
+        assert!(journal.read(beyond).await.is_err(), "nothing is written there");
+    });
+}
+
+#[test]
+fn what_is_released_while_it_waits_for_the_disk_keeps_its_file_until_then() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    with_journal(settings(directory.path()), |_, journal, _| async move {
+        let journal = journal.expect("opened");
+        let body = vec![3; 200 << 10];
+        let mut last = Position(0);
+        for _ in 0..300 {
+            journal.room(body.len()).await.expect("room");
+            last = journal.append(entry(3), &body, |_| {}).expect("accepted").position;
+            journal.release(journal.head() + body.len() as u64);
+        }
+        journal.wait_durable(last).await.expect("durable");
+        let (used, limit) = journal.usage();
+        assert!(used <= limit);
+        journal.close().await;
+    });
+    let names = std::fs::read_dir(directory.path().join("core-0")).expect("readable");
+    assert!(names.count() <= 4, "files are used again");
+}

@@ -9,8 +9,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::group::Sealed;
-use super::{Flush, Inner, Position};
+use super::group::Filling;
+use super::{Flush, Inner, Mark, Position, files};
 use crate::io::{Durability, File, Io};
 
 /// Runs until the journal is closed or poisoned.
@@ -31,15 +31,15 @@ pub async fn run<I: Io>(inner: Rc<Inner<I>>) {
 
 /// The next group to write, as soon as there is one; `None` when the journal is closing and
 /// everything is written, or is poisoned.
-async fn next_group<I: Io>(inner: &Rc<Inner<I>>) -> Option<Sealed> {
+async fn next_group<I: Io>(inner: &Rc<Inner<I>>) -> Option<Filling> {
     let mut yielded = false;
     poll_fn(|context| {
         let mut state = inner.state.borrow_mut();
         if state.poisoned.is_some() {
             return Poll::Ready(None);
         }
-        if let Some(sealed) = state.sealed.pop_front() {
-            return Poll::Ready(Some(sealed));
+        if let Some(group) = state.waiting.pop_front() {
+            return Poll::Ready(Some(group));
         }
         if state.filling.is_none() {
             if state.closing {
@@ -56,13 +56,17 @@ async fn next_group<I: Io>(inner: &Rc<Inner<I>>) -> Option<Sealed> {
             return Poll::Pending;
         }
         state.seal_filling();
-        Poll::Ready(state.sealed.pop_front())
+        Poll::Ready(state.waiting.pop_front())
     })
     .await
 }
 
-async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Sealed) -> bool {
+async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
     let file_bytes = inner.settings.file_bytes;
+    let group = {
+        let state = inner.state.borrow();
+        group.seal(state.journal_id, state.flushed.sequence, file_bytes)
+    };
     let Some(file) = inner.state.borrow().files.get(group.address / file_bytes) else {
         unreachable!("a group is placed in a file that is open");
     };
@@ -79,8 +83,11 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Sealed) -> bool {
     }
     state.pending_bytes -= group.bytes.len();
     state.durable = Position(group.sequence);
+    let end = group.address + group.bytes.len() as u64;
+    state.written = Mark { sequence: group.sequence, end };
     if durability == Durability::Flushed {
-        state.flushed = group.sequence;
+        state.flushed = state.written;
+        files::release_flushed(&mut state, file_bytes);
     }
     state.tail.push(group.address, group.bytes);
     state.wake_watchers();
@@ -94,7 +101,7 @@ async fn flush_when_due<I: Io>(inner: &Rc<Inner<I>>, interval: std::time::Durati
         if state.poisoned.is_some() || state.closed {
             return Poll::Ready(false);
         }
-        if state.durable.0 > state.flushed {
+        if state.written != state.flushed {
             return Poll::Ready(true);
         }
         state.watch(context.waker());
@@ -108,9 +115,11 @@ async fn flush_when_due<I: Io>(inner: &Rc<Inner<I>>, interval: std::time::Durati
 }
 
 async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
+    let file_bytes = inner.settings.file_bytes;
     let (through, files) = {
         let state = inner.state.borrow();
-        (state.durable.0, state.files.newest(2))
+        let numbers = state.flushed.end / file_bytes..=state.written.end / file_bytes;
+        (state.written, numbers.filter_map(|number| state.files.get(number)).collect::<Vec<_>>())
     };
     for file in files {
         if let Err(error) = file.sync().await {
@@ -119,14 +128,18 @@ async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
         }
     }
     let mut state = inner.state.borrow_mut();
-    state.flushed = state.flushed.max(through);
+    // Another flush may have come further meanwhile.
+    if through.sequence > state.flushed.sequence {
+        state.flushed = through;
+    }
+    files::release_flushed(&mut state, file_bytes);
     true
 }
 
 async fn finish<I: Io>(inner: &Rc<Inner<I>>) {
     let behind = {
         let state = inner.state.borrow();
-        state.poisoned.is_none() && state.flushed < state.durable.0
+        state.poisoned.is_none() && state.flushed != state.written
     };
     if behind {
         flush(inner).await;

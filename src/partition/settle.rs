@@ -135,6 +135,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
         }
         match owner.journal.durable_after(settled).await {
             Ok(durable) => settled = durable,
+            Err(_) if owner.journal.is_closed() => break,
             Err(poisoned) => {
                 tracing::error!("{} stops taking writes: {poisoned}", owner.core());
                 break;

@@ -1,0 +1,243 @@
+//! What crashes and decay leave behind, made by hand on the files of a real journal.
+
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::layout::{DIRECTORY_ENTRY_BYTES, GroupHeader};
+use super::*;
+use crate::journal::inspect::{Met, walk};
+
+/// A flush so late that no group knows of it.
+const LATE: Flush = Flush::Within(Duration::from_secs(3600));
+
+/// A small generator, so that a failure can be run again.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// The journal's file `number`, writable behind the journal's back.
+fn file_of(settings: &Settings, number: u64) -> File {
+    let path = files::path(&settings.directory, number);
+    OpenOptions::new().read(true).write(true).open(path).expect("a journal file")
+}
+
+/// The sound groups with their file and place, in the order of their sequence.
+fn groups(settings: &Settings) -> Vec<(u64, u64, GroupHeader)> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&settings.directory)
+        .expect("readable")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    paths.sort();
+    let mut all = Vec::new();
+    for path in paths {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        let number = files::number(name).expect("a journal file");
+        walk(&path, &mut |met| {
+            if let Met::Group { position, header } = met {
+                all.push((number, position, header));
+            }
+        })
+        .expect("readable");
+    }
+    all.sort_by_key(|(_, _, header)| header.sequence);
+    all
+}
+
+/// Appends `from..to` with a body each of `bytes`, one group after the other being sealed while
+/// the one before is in flight, and closes.
+fn fill(settings: &Settings, from: u32, to: u32, bytes: usize) -> Vec<u32> {
+    with_journal(settings.clone(), move |_, journal, replayed| async move {
+        let journal = journal.expect("opened");
+        for index in from..to {
+            let body = vec![index.to_le_bytes()[0]; bytes];
+            journal.room(body.len()).await.expect("room");
+            journal.append(entry(index), &body, |_| {}).expect("accepted");
+        }
+        journal.close().await;
+        replayed.into_iter().map(|(index, _)| index).collect()
+    })
+}
+
+fn reopen(settings: &Settings) -> Result<Vec<(u32, Vec<u8>)>, String> {
+    with_journal(settings.clone(), |_, journal, replayed| async move {
+        match journal {
+            Ok(journal) => {
+                journal.close().await;
+                Ok(replayed)
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    })
+}
+
+#[test]
+fn damage_to_the_last_but_one_group_is_never_taken_for_a_torn_tail() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 8, 200 << 10);
+    let groups = groups(&settings);
+    assert_eq!(groups.len(), 8, "every entry has a group of its own");
+    let (number, position, _) = groups[6];
+    file_of(&settings, number).write_all_at(&[0xee], position + 5000).expect("writable");
+    let message = reopen(&settings).expect_err("acknowledged records are damaged");
+    assert!(message.contains(&format!("at byte {position}")), "{message}");
+    assert!(message.contains("entry 0"), "{message}");
+}
+
+#[test]
+fn the_first_group_of_a_file_is_named_when_it_is_damaged() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 40, 200 << 10);
+    let groups = groups(&settings);
+    assert!(groups.iter().any(|(number, ..)| *number == 1), "the journal rolled");
+    file_of(&settings, 1).write_all_at(&[0xee; 64], 0).expect("writable");
+    let message = reopen(&settings).expect_err("acknowledged records are damaged");
+    assert!(message.contains("journal-000000000001 is damaged at byte 0"), "{message}");
+}
+
+#[test]
+fn without_flushes_a_lost_group_ends_the_log_and_nothing_behind_it_comes_back() {
+    for seed in 0..20 {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let mut settings = settings(directory.path());
+        settings.flush = LATE;
+        let mut dice = Dice(seed);
+        let count = 30 + u32::try_from(dice.below(20)).expect("small");
+        fill(&settings, 0, count, 150 << 10);
+        let mut expected: Vec<u32> = (0..count).collect();
+        for round in 1..4_u32 {
+            let groups = groups(&settings);
+            // What the last session wrote may be lost, and is not flushed in any group's eyes.
+            let newest = groups[groups.len() - 1].2.sequence;
+            let newest: Vec<_> =
+                groups.iter().filter(|group| group.2.sequence + 1000 > newest).collect();
+            let lost = newest[usize::try_from(dice.below(newest.len() as u64)).expect("small")];
+            let zeros = vec![0; BLOCK * (1 + usize::try_from(dice.below(3)).expect("small"))];
+            file_of(&settings, lost.0).write_all_at(&zeros, lost.1).expect("writable");
+            let keep = expected.len()
+                - newest.iter().filter(|group| group.2.sequence >= lost.2.sequence).count();
+            expected.truncate(keep);
+            // Other sizes, so that old groups are overwritten in the middle.
+            let bytes = 4000 + usize::try_from(dice.below(230_000)).expect("small");
+            let (from, to) = (round * 1000, round * 1000 + 5);
+            let found = fill(&settings, from, to, bytes.max(140_000));
+            assert_eq!(found, expected, "seed {seed} round {round}");
+            expected.extend(from..to);
+            let found: Vec<u32> =
+                reopen(&settings).expect("sound").into_iter().map(|found| found.0).collect();
+            assert_eq!(found, expected, "seed {seed} round {round}, opened again");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_damage_or_the_loss_of_the_last_group_alone() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 40, 131_000);
+    let groups = groups(&settings);
+    let last = groups[groups.len() - 1];
+    let sound = reopen(&settings).expect("sound");
+    assert_eq!(sound.len(), 40);
+    let mut dice = Dice(1);
+    for round in 0..80 {
+        let (number, start, header) =
+            &groups[usize::try_from(dice.below(groups.len() as u64)).expect("small")];
+        let place = start + dice.below(u64::from(header.length));
+        let file = file_of(&settings, *number);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, place).expect("readable");
+        file.write_all_at(&[byte[0] ^ (1 << dice.below(8))], place).expect("writable");
+        match reopen(&settings) {
+            Err(message) => assert!(message.contains("journal-"), "{message}"),
+            Ok(found) => {
+                let torn = header.sequence == last.2.sequence;
+                let directory_bytes = u64::from(header.entries) * DIRECTORY_ENTRY_BYTES as u64;
+                let padding = place - start >= u64::from(header.directory_at) + directory_bytes;
+                let dropped = if padding { 0 } else { header.entries as usize };
+                let what = format!("round {round}: byte {place} of file {number}");
+                assert!(torn || padding, "{what} went unnoticed");
+                assert!(found[..] == sound[..40 - dropped], "{what} changed what is there");
+            }
+        }
+        file.write_all_at(&byte, place).expect("writable");
+    }
+}
+
+#[test]
+fn another_file_size_in_the_settings_changes_nothing_for_a_journal_that_is_there() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let mut settings = settings(directory.path());
+    fill(&settings, 0, 40, 150 << 10);
+    settings.file_bytes = 8 << 20;
+    assert_eq!(fill(&settings, 40, 45, 150 << 10).len(), 40);
+    settings.file_bytes = 2 << 20;
+    assert_eq!(reopen(&settings).expect("sound").len(), 45);
+}
+
+#[test]
+fn a_kind_that_only_a_newer_program_knows_refuses_to_open() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 3, 200 << 10);
+    let (_, position, header) = groups(&settings)[2];
+    let file = file_of(&settings, 0);
+    let mut group = vec![0; header.length as usize];
+    file.read_exact_at(&mut group, position).expect("readable");
+    let at = header.directory_at as usize;
+    let mut entries = group[at..at + DIRECTORY_ENTRY_BYTES].to_vec();
+    entries[0] = 200;
+    header.seal(&mut group, &entries);
+    file.write_all_at(&group, position).expect("writable");
+    let message = reopen(&settings).expect_err("not dropped");
+    assert!(message.contains("kind 200") && message.contains("newer Corelog"), "{message}");
+}
+
+#[test]
+fn a_clients_bytes_that_look_like_a_group_are_no_group() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 3, 200 << 10);
+    let (_, position, header) = groups(&settings)[2];
+    let file = file_of(&settings, 0);
+    let mut block = vec![0; 64];
+    file.read_exact_at(&mut block, position).expect("readable");
+    file.write_all_at(&[0xee; 128], position).expect("the last group is torn");
+    block[8..16].fill(7);
+    for (place, version) in [(1_u64, 1_u8), (2, 99), (3, 1)] {
+        // A newer format, a foreign journal, and a length far beyond the file.
+        block[4] = version;
+        if place == 3 {
+            block[32..36].fill(0xf0);
+        }
+        let at = position + place * BLOCK as u64;
+        file.write_all_at(&block, at).expect("writable");
+    }
+    assert!(u64::from(header.length) > 4 * BLOCK as u64);
+    assert_eq!(reopen(&settings).expect("a torn tail is no damage").len(), 2);
+}
+
+#[test]
+fn a_file_of_another_journal_is_foreign_and_a_missing_one_is_missed() {
+    let [one, two] = [(), ()].map(|()| tempfile::tempdir().expect("a temporary folder"));
+    let (one, two) = (settings(one.path()), settings(two.path()));
+    fill(&one, 0, 60, 150 << 10);
+    fill(&two, 0, 60, 150 << 10);
+    let [first, second] = [0, 1].map(|number| files::path(&one.directory, number));
+    std::fs::copy(files::path(&two.directory, 1), &second).expect("copied");
+    let message = reopen(&one).expect_err("foreign");
+    assert!(message.contains("belongs to another journal"), "{message}");
+    std::fs::remove_file(&second).expect("removed");
+    let message = reopen(&one).expect_err("a hole");
+    assert!(message.contains("journal-000000000001 is missing"), "{message}");
+    assert!(first.exists(), "nothing was changed");
+}
+
+const BLOCK: usize = crate::io::BLOCK_BYTES;

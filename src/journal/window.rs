@@ -1,0 +1,49 @@
+//! Reading a journal file in stretches, for recovery.
+//!
+//! Invariants
+//!   V1  Memory is bounded by the larger of one window and one group.
+
+use std::io;
+
+use crate::base::buffer::AlignedBuffer;
+use crate::io::{BLOCK_BYTES, File};
+
+/// Bytes read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A stretch of a file in memory.
+#[derive(Default)]
+pub struct Window {
+    number: u64,
+    start: u64,
+    buffer: Option<AlignedBuffer>,
+}
+
+impl Window {
+    /// `length` bytes at the block-aligned `position` of a file.
+    pub async fn bytes<F: File>(
+        &mut self,
+        file: &F,
+        number: u64,
+        position: u64,
+        length: usize,
+    ) -> io::Result<&[u8]> {
+        let held = self.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        let inside = self.number == number
+            && position >= self.start
+            && position + length as u64 <= self.start + held;
+        if !inside {
+            self.buffer = None;
+            let left =
+                file.len().saturating_sub(position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+            let wanted = length.next_multiple_of(BLOCK_BYTES).max(WINDOW_BYTES);
+            let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.buffer = Some(file.read_at(position, wanted).await?);
+            self.number = number;
+            self.start = position;
+        }
+        let skip = usize::try_from(position - self.start).map_err(io::Error::other)?;
+        let buffer = self.buffer.as_deref().unwrap_or_default();
+        buffer.get(skip..skip + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
