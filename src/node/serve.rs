@@ -40,7 +40,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let identity = identity_of(&config, listen)?;
     let directory = Directory::take(&config.data_directory(), wanted)?;
     let shards = directory.shards();
-    probe::machine(usize::from(shards)).map_err(|unfit| BootFailed(unfit.to_string()))?;
+    probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     announce(&config, &directory, &cpus)?;
 

@@ -225,6 +225,8 @@ impl Driver {
             Slot::Waiting { keep, .. } => {
                 *slot = Slot::Orphan { keep };
                 drop(slots);
+                // The cancel goes out ahead of any later operation that gets the same slot, so it
+                // cannot hit that one.
                 let target = u64::try_from(key).unwrap_or(NOBODY);
                 let entry = opcode::AsyncCancel::new(target).build().user_data(NOBODY);
                 // SAFETY: the entry holds no pointers.

@@ -47,8 +47,9 @@ pub async fn open(io: &RingIo, path: &Path, how: OpenHow) -> io::Result<RingFile
     if how == OpenHow::CreateNew {
         sync_parent(io, path).await?;
     }
-    let descriptor = Rc::new(descriptor);
-    let length = std::fs::metadata(path)?.len();
+    let opened = std::fs::File::from(descriptor);
+    let length = opened.metadata()?.len();
+    let descriptor = Rc::new(OwnedFd::from(opened));
     Ok(RingFile {
         io: io.clone(),
         descriptor,

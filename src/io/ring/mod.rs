@@ -117,8 +117,11 @@ impl Io for RingIo {
     }
 
     fn create_directory(&self, directory: &Path) -> io::Result<()> {
+        let created = directory.ancestors().take_while(|path| !path.exists()).count();
         std::fs::create_dir_all(directory)?;
-        for ancestor in directory.ancestors().take(2).filter(|path| path.is_dir()) {
+        // The name of each new directory is durable once its parent is.
+        for ancestor in directory.ancestors().take(created + 1) {
+            let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
             std::fs::File::open(ancestor)?.sync_all()?;
         }
         Ok(())

@@ -23,6 +23,9 @@ const BACKLOG: i32 = 4096;
 const READ_BYTES_MIN: usize = 16 << 10;
 /// Pieces that go out in one call.
 const PIECES_MAX: usize = 64;
+/// Reads or sends in a row that succeed at once; then one goes through the ring, so that a
+/// connection whose data is always ready gives the core's other tasks their turn.
+const BURST_MAX: u32 = 16;
 
 /// Accepts connections; one per core on the same address.
 pub struct RingListener {
@@ -39,6 +42,8 @@ pub struct RingStream {
     peer: SocketAddr,
     /// The last read left bytes behind, so the next one need not wait.
     readable: Cell<bool>,
+    /// Reads in a row that did not wait.
+    burst: Cell<u32>,
 }
 
 pub fn listen(io: &RingIo, address: SocketAddr) -> io::Result<RingListener> {
@@ -63,7 +68,7 @@ pub async fn connect(io: &RingIo, address: SocketAddr) -> io::Result<RingStream>
         Keep { descriptor: Some(descriptor.clone()), address: Some(target), ..Keep::default() };
     // SAFETY: the address is boxed, owned by `keep`.
     unsafe { io.driver().submit(entry, keep) }.await.0?;
-    Ok(RingStream { io: io.clone(), descriptor, peer: address, readable: Cell::new(false) })
+    Ok(RingStream::new(io, descriptor, address))
 }
 
 /// Blocking mode, so that the ring's connect and accept wait; data calls say `MSG_DONTWAIT`.
@@ -79,6 +84,27 @@ impl Listener for RingListener {
     }
 
     async fn accept(&self) -> io::Result<RingStream> {
+        loop {
+            let descriptor = match self.accept_one().await {
+                // The client was gone before its turn: nothing is wrong with this end.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                outcome => outcome?,
+            };
+            let Ok(peer) = SockRef::from(&descriptor).peer_addr() else { continue };
+            let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+            return Ok(RingStream::new(&self.io, Rc::new(descriptor), peer));
+        }
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        // Wakes the accept in flight; an error means that there is nothing to wake.
+        drop(SockRef::from(&*self.descriptor).shutdown(std::net::Shutdown::Read));
+    }
+}
+
+impl RingListener {
+    async fn accept_one(&self) -> io::Result<OwnedFd> {
         let null = std::ptr::null_mut();
         let entry = opcode::Accept::new(fd(&self.descriptor), null, null.cast())
             .flags(libc::SOCK_CLOEXEC)
@@ -94,21 +120,16 @@ impl Listener for RingListener {
             drop(result.map(|descriptor| own(descriptor.cast_signed())));
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let descriptor = own(result?.cast_signed());
-        let peer = SockRef::from(&descriptor).peer_addr()?;
-        let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        let descriptor = Rc::new(descriptor);
-        Ok(RingStream { io: self.io.clone(), descriptor, peer, readable: Cell::new(false) })
-    }
-
-    fn close(&self) {
-        self.closed.set(true);
-        // Wakes the accept in flight; an error means that there is nothing to wake.
-        drop(SockRef::from(&*self.descriptor).shutdown(std::net::Shutdown::Read));
+        Ok(own(result?.cast_signed()))
     }
 }
 
 impl RingStream {
+    fn new(io: &RingIo, descriptor: Rc<OwnedFd>, peer: SocketAddr) -> RingStream {
+        let (readable, burst) = (Cell::new(false), Cell::new(0));
+        RingStream { io: io.clone(), descriptor, peer, readable, burst }
+    }
+
     async fn ready(&self, events: libc::c_short) -> io::Result<()> {
         let mask = u32::from(events.cast_unsigned());
         let entry = opcode::PollAdd::new(fd(&self.descriptor), mask).build();
@@ -191,9 +212,11 @@ impl Stream for RingStream {
 
     async fn read(&self, into: &mut BytesMut, limit: usize) -> io::Result<usize> {
         loop {
-            if !self.readable.get() {
+            if !self.readable.get() || self.burst.get() >= BURST_MAX {
                 self.ready(libc::POLLIN | libc::POLLRDHUP).await?;
+                self.burst.set(0);
             }
+            self.burst.set(self.burst.get() + 1);
             if let Some(received) = self.receive(into, limit)? {
                 return Ok(received);
             }
@@ -205,11 +228,13 @@ impl Stream for RingStream {
         pieces.retain(|piece| !piece.is_empty());
         let mut first = 0;
         let mut skip = 0;
+        let mut burst = 0;
         while let Some(left) = pieces.get(first..).filter(|left| !left.is_empty()) {
             let sent = self.send(left, skip)?;
-            if sent == 0 {
+            burst += 1;
+            if sent == 0 || burst >= BURST_MAX {
                 self.ready(libc::POLLOUT).await?;
-                continue;
+                burst = 0;
             }
             // Walks past the pieces that are wholly out.
             skip += sent;

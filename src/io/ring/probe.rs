@@ -12,8 +12,8 @@ use io_uring::IoUring;
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Descriptors that the node wants at least, for connections and files.
 const DESCRIPTORS_MIN: u64 = 1024;
-/// What the executors' rings lock, each.
-const LOCKED_BYTES_PER_CORE: u64 = 256 << 10;
+/// glommio starts no executor below this limit, whoever runs it.
+const LOCKED_BYTES_MIN: u64 = 512 << 10;
 
 /// Why the node cannot run here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-/// Checks the kernel, io_uring and the limits; raises the open-file limit as far as allowed.
-pub fn machine(cores: usize) -> Result<(), Unfit> {
+/// Checks the kernel, io_uring and the limits; raises the limits as far as allowed.
+pub fn machine() -> Result<(), Unfit> {
     let release = kernel_release();
     if version_of(&release).is_some_and(|version| version < KERNEL_MIN) {
         return Err(Unfit::KernelTooOld(release));
@@ -69,11 +69,15 @@ pub fn machine(cores: usize) -> Result<(), Unfit> {
     if let Err(error) = probe {
         return Err(ring_refusal(&error, &release));
     }
-    let descriptors = raise_descriptors();
+    let descriptors = raise(libc::RLIMIT_NOFILE, libc::rlim_t::MAX);
     if descriptors < DESCRIPTORS_MIN {
         return Err(Unfit::Descriptors(descriptors));
     }
-    check_locked_memory(cores)
+    let locked = raise(libc::RLIMIT_MEMLOCK, LOCKED_BYTES_MIN);
+    if locked < LOCKED_BYTES_MIN {
+        return Err(Unfit::LockedMemory { limit: locked, needed: LOCKED_BYTES_MIN });
+    }
+    Ok(())
 }
 
 fn ring_refusal(error: &io::Error, release: &str) -> Unfit {
@@ -105,26 +109,17 @@ fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     limit
 }
 
-fn raise_descriptors() -> u64 {
-    let mut limit = limit_of(libc::RLIMIT_NOFILE);
-    if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-        // SAFETY: the call reads one `rlimit`.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
-            limit = raised;
-        }
+/// Raises a soft limit to `wanted`, or to the hard limit if that is lower; returns what holds.
+fn raise(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
+    let limit = limit_of(resource);
+    let soft = wanted.min(limit.rlim_max);
+    if limit.rlim_cur >= soft {
+        return limit.rlim_cur;
     }
-    limit.rlim_cur
-}
-
-fn check_locked_memory(cores: usize) -> Result<(), Unfit> {
-    // SAFETY: the call takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } == 0 {
-        return Ok(());
-    }
-    let limit = limit_of(libc::RLIMIT_MEMLOCK).rlim_cur;
-    let needed = LOCKED_BYTES_PER_CORE * cores as u64;
-    if limit < needed { Err(Unfit::LockedMemory { limit, needed }) } else { Ok(()) }
+    let raised = libc::rlimit { rlim_cur: soft, ..limit };
+    // SAFETY: the call reads one `rlimit`.
+    let outcome = unsafe { libc::setrlimit(resource, &raised) };
+    if outcome == 0 { soft } else { limit.rlim_cur }
 }
 
 /// CPUs that this process may run on.
@@ -203,7 +198,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_fit_and_described() {
-        assert_eq!(machine(2), Ok(()));
+        assert_eq!(machine(), Ok(()));
         assert!(!cpus().is_empty());
         assert!(memory_bytes() > 0);
         let directory = tempfile::tempdir().expect("a temporary folder");

@@ -1,0 +1,174 @@
+//! What the seam costs: flushed writes and echoes through `io::ring`, in turns with the plain calls
+//! of a blocking thread on the same core.
+//!
+//! `cargo bench --bench io`; a first argument that is a path names the folder to write in.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use corelog::base::buffer::Arena;
+use corelog::io::ring::{RingIo, boot, probe};
+use corelog::io::{Durability, File, Io, Listener, OpenHow, Stream};
+
+const ROUNDS: usize = 3;
+const WRITES: u64 = 1000;
+const FILE_BYTES: u64 = 64 << 20;
+const CLIENTS: usize = 32;
+const REQUEST_BYTES: usize = 128;
+const ECHO_TIME: Duration = Duration::from_secs(2);
+
+fn main() {
+    let named = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
+    let folder = tempfile::tempdir_in(named.unwrap_or_else(|| ".".into())).expect("a folder");
+    let path = folder.path().to_owned();
+    let cpus = probe::cpus();
+    let pair = [cpus[0], cpus.get(1).copied().unwrap_or(cpus[0])];
+    run_on(&pair[..1], move |io| {
+        let path = path.clone();
+        async move { compare_writes(&io, &path).await }
+    });
+    for round in 1..=ROUNDS {
+        println!("round {round}: echo of {REQUEST_BYTES} bytes, {CLIENTS} connections");
+        run_on(&pair, |io| echo(io, true, 7301));
+        run_on(&pair, |io| echo(io, false, 7302));
+    }
+}
+
+fn run_on<F>(cpus: &[usize], main: impl Fn(RingIo) -> F + Clone + Send + 'static)
+where
+    F: Future<Output = ()> + 'static,
+{
+    for executor in boot(cpus, 64 << 20, main).expect("bootable") {
+        executor.join().expect("a clean end");
+    }
+}
+
+async fn compare_writes(io: &RingIo, folder: &Path) {
+    let path = folder.join("writes");
+    let file = io.open(&path, OpenHow::CreateNew).await.expect("creatable");
+    file.allocate(FILE_BYTES).await.expect("room");
+    let raw = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
+        .open(&path)
+        .expect("takes O_DIRECT");
+    let arena = Arena::new(4 << 20);
+    for size in [4 << 10, 64 << 10] {
+        let mut data = arena.take(size).expect("within the budget");
+        data.fill(7);
+        let data = data.freeze();
+        let at = |number: u64| number * size as u64 % FILE_BYTES;
+        for round in 1..=ROUNDS {
+            let mut ring = Vec::new();
+            for number in 0..WRITES {
+                let began = Instant::now();
+                let write = file.write_at(at(number), data.clone(), Durability::Flushed);
+                write.await.expect("written");
+                ring.push(began.elapsed());
+            }
+            let mut plain = Vec::new();
+            for number in 0..WRITES {
+                let began = Instant::now();
+                raw.write_all_at(&data, at(number)).expect("written");
+                plain.push(began.elapsed());
+            }
+            println!(
+                "round {round}: flushed write of {size} bytes: ring {}, plain {}",
+                quantiles(ring),
+                quantiles(plain)
+            );
+        }
+    }
+}
+
+fn quantiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |share: usize| times[times.len() * share / 100].as_micros();
+    format!("p50 {} us, p99 {} us", at(50), at(99))
+}
+
+/// Core 0 serves, by ring tasks or by plain threads that inherit its affinity; core 1 asks.
+async fn echo(io: RingIo, by_ring: bool, port: u16) {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    if io.core().0 == 1 {
+        ask_for_a_while(&io, by_ring, address).await;
+    } else if by_ring {
+        serve_by_ring(&io, address).await;
+    } else {
+        serve_by_threads(&io, address).await;
+    }
+}
+
+async fn serve_by_ring(io: &RingIo, address: SocketAddr) {
+    let listener = io.listen(address).expect("a free port");
+    let open = Rc::new(());
+    for _ in 0..CLIENTS {
+        let stream = listener.accept().await.expect("a client");
+        let open = open.clone();
+        io.spawn("echo", async move {
+            let mut buffer = BytesMut::new();
+            while stream.read(&mut buffer, 4096).await.is_ok_and(|count| count > 0) {
+                stream.write(vec![buffer.split().freeze()]).await.expect("writable");
+            }
+            drop(open);
+        });
+    }
+    while Rc::strong_count(&open) > 1 {
+        io.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn serve_by_threads(io: &RingIo, address: SocketAddr) {
+    let accept = std::thread::spawn(move || {
+        let listener = TcpListener::bind(address).expect("a free port");
+        let serve = |_| {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.set_nodelay(true).expect("a socket");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    stream.write_all(&buffer[..count]).expect("writable");
+                }
+            })
+        };
+        let threads: Vec<_> = (0..CLIENTS).map(serve).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+    while !accept.is_finished() {
+        io.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr) {
+    io.sleep(Duration::from_millis(200)).await;
+    let results = Rc::new(std::cell::RefCell::new(Vec::new()));
+    for _ in 0..CLIENTS {
+        let stream = io.connect(address).await.expect("connected");
+        let results = results.clone();
+        io.spawn("client", async move {
+            let request = Bytes::from_static(&[7; REQUEST_BYTES]);
+            let mut buffer = BytesMut::new();
+            let (began, mut count) = (Instant::now(), 0_u64);
+            while began.elapsed() < ECHO_TIME {
+                stream.write(vec![request.clone()]).await.expect("writable");
+                buffer.clear();
+                while buffer.len() < REQUEST_BYTES {
+                    assert!(stream.read(&mut buffer, 4096).await.expect("readable") > 0);
+                }
+                count += 1;
+            }
+            results.borrow_mut().push(count);
+        });
+    }
+    while results.borrow().len() < CLIENTS {
+        io.sleep(Duration::from_millis(10)).await;
+    }
+    let total: u64 = results.borrow().iter().sum();
+    let who = if by_ring { "ring tasks" } else { "plain threads" };
+    println!("  {who}: {} requests a second", total / ECHO_TIME.as_secs());
+}
