@@ -162,7 +162,7 @@ fn keys_headers_and_nulls_keep_their_place() {
     let bad = node.run("produce -t keyed -p 0 -K =", "good=1\nno key\nlost=1\n");
     assert_eq!(bad.status.code(), Some(1));
     assert!(text(&bad.stderr).contains("the line `no key` has no key"));
-    node.says("produce -t keyed -p 0 -K = -Z --acks 1", "gone=\n");
+    node.says("produce -t keyed -p 0 -K = -Z", "gone=\n");
     let last = json_lines(&node.says("consume -t keyed -p 0 -o -2 -e --json", ""));
     assert_eq!((&last[0]["key"], &last[0]["value"]), (&"good".into(), &"1".into()));
     assert_eq!((&last[1]["key"], &last[1]["value"]), (&"gone".into(), &Value::Null));
