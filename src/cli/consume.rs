@@ -228,7 +228,13 @@ impl Consumer {
         if let Attempt::Again(why) = judge(ErrorCode(partition.error_code), &what, None)? {
             return Ok(Attempt::Again(why));
         }
-        for (header, batch) in batches(partition.records.unwrap_or_default()) {
+        let records = partition.records.unwrap_or_default();
+        if !records.is_empty() && batches(records).next().is_none() {
+            let bytes = records.len();
+            let text = format!("{what}: the broker answered {bytes} bytes without a whole batch");
+            return Err(Failure::Failed(text));
+        }
+        for (header, batch) in batches(records) {
             let damaged = |why: &str| {
                 let offset = header.base_offset;
                 Failure::Failed(format!("{what}: the batch at offset {offset} is damaged: {why}"))

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -28,6 +28,8 @@ use crate::wire::records::{BatchBuilder, Codec, NewRecord, ProducerStamp};
 const LINES_WAITING_MAX: usize = 1024;
 const LINE_BYTES_MAX: u64 = 64 << 20;
 const LINGER: Duration = Duration::from_millis(20);
+/// While nothing is collected there is nothing to do but to wait for a line.
+const IDLE: Duration = Duration::from_secs(3600);
 /// A batch that reaches this size is sent; below Kafka's default max.message.bytes.
 const BATCH_BYTES: usize = 512 << 10;
 /// Batches of all partitions together are sent at this size.
@@ -68,15 +70,22 @@ impl Arguments {
     pub fn run(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let mut producer = Producer::new(self)?;
         let lines = read_lines();
+        let mut flush_at = None;
         loop {
-            match lines.recv_timeout(LINGER) {
-                Ok(line) => {
-                    let line = line?;
-                    producer.push(&self.record(&line)?)?;
-                }
-                Err(RecvTimeoutError::Timeout) => producer.flush()?,
+            let wait =
+                flush_at.map_or(IDLE, |at: Instant| at.saturating_duration_since(Instant::now()));
+            let pushed = match lines.recv_timeout(wait) {
+                Ok(line) => line.and_then(|line| producer.push(&self.record(&line)?)),
+                Err(RecvTimeoutError::Timeout) => producer.flush(),
                 Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let Err(failure) = pushed {
+                // What stands before a bad line is written nevertheless.
+                producer.flush()?;
+                return Err(failure);
             }
+            flush_at =
+                producer.waits().then(|| flush_at.unwrap_or_else(|| Instant::now() + LINGER));
         }
         producer.flush()?;
         if self.client.json {
@@ -229,6 +238,11 @@ impl<'a> Producer<'a> {
         self.filling.entry(partition).or_default().push(&record);
         let total: usize = self.filling.values().map(BatchBuilder::bytes).sum();
         if total >= REQUEST_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether records are collected and not sent.
+    fn waits(&self) -> bool {
+        !self.filling.is_empty()
     }
 
     /// Sends what was collected and waits for its acknowledgement.
