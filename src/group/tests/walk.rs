@@ -8,11 +8,12 @@
 //!   W4  What was answered as committed is in the log, and what is seen is what the log has, before
 //!       and after a restart (G7, G9).
 //!   W5  An assignment that was told is the one that the log has for its generation (G7).
+//!   W6  The walks together come through every kind of answer that the invariants are about.
 
 use super::super::records::{GroupValue, Key, OffsetValue, decode_key, decode_value};
 use super::*;
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 2_000;
 const STEPS: usize = 120;
 
 /// A small generator of its own, so that a seed means the same on every machine.
@@ -51,6 +52,40 @@ struct Walk {
     leaders: BTreeMap<i32, String>,
     asked: BTreeMap<Ticket, Option<(String, i64)>>,
     offset: i64,
+    seen: Seen,
+}
+
+/// What was answered, for W6.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    assignments: u32,
+    commits: u32,
+    skipped_assignments: u32,
+    fenced: u32,
+    deletions: u32,
+    restarts_in_generation: u32,
+}
+
+impl Seen {
+    fn counts(self) -> [u32; 6] {
+        [
+            self.assignments,
+            self.commits,
+            self.skipped_assignments,
+            self.fenced,
+            self.deletions,
+            self.restarts_in_generation,
+        ]
+    }
+
+    fn add(&mut self, other: Seen) {
+        self.assignments += other.assignments;
+        self.commits += other.commits;
+        self.skipped_assignments += other.skipped_assignments;
+        self.fenced += other.fenced;
+        self.deletions += other.deletions;
+        self.restarts_in_generation += other.restarts_in_generation;
+    }
 }
 
 impl Walk {
@@ -66,6 +101,7 @@ impl Walk {
             leaders: BTreeMap::new(),
             asked: BTreeMap::new(),
             offset: 0,
+            seen: Seen::default(),
         }
     }
 
@@ -115,7 +151,7 @@ impl Walk {
             self.somebody()
         } else {
             let instance = ["x", "y"][self.dice.index(2)];
-            (String::new(), self.dice.chance(30).then(|| instance.to_owned()))
+            (String::new(), self.dice.chance(60).then(|| instance.to_owned()))
         };
         let random = u128::from(self.dice.next());
         let require_member_id = self.dice.chance(30);
@@ -195,6 +231,7 @@ impl Walk {
         let logged = last_value(&self.world.log, |value| value.generation);
         self.generation = logged.unwrap_or(0);
         self.leaders.clear();
+        self.seen.restarts_in_generation += u32::from(self.world.state() == "Stable");
         self.check_offsets();
     }
 
@@ -204,8 +241,10 @@ impl Walk {
             match answer {
                 Answer::Join(answer) => self.told_join(answer),
                 Answer::Sync(answer) if answer.error.is_none() => self.told_sync(&answer),
+                Answer::DeleteGroup(ErrorCode::NONE) => self.seen.deletions += 1,
                 Answer::Commit(topics) if topics[0].1[0].1.is_none() => {
                     let (topic, offset) = commit.expect("a commit");
+                    self.seen.commits += 1;
                     let is_logged =
                         logged_offsets(&self.world.log, &topic).any(|o| o == Some(offset));
                     assert!(is_logged, "W4: {offset} of {topic} was promised");
@@ -217,6 +256,8 @@ impl Walk {
     }
 
     fn told_join(&mut self, answer: JoinAnswer) {
+        self.seen.fenced += u32::from(answer.error == ErrorCode::FENCED_INSTANCE_ID);
+        self.seen.skipped_assignments += u32::from(answer.skip_assignment);
         let is_id = answer.error.is_none() || answer.error == ErrorCode::MEMBER_ID_REQUIRED;
         if is_id && !self.known.iter().any(|(id, _)| *id == answer.member_id) {
             let own = &answer.member_id;
@@ -240,7 +281,8 @@ impl Walk {
         }
     }
 
-    fn told_sync(&self, answer: &SyncAnswer) {
+    fn told_sync(&mut self, answer: &SyncAnswer) {
+        self.seen.assignments += 1;
         let assignments = last_value(&self.world.log, |value| {
             let of = value.members.iter().map(|member| member.assignment.to_vec());
             of.collect::<Vec<_>>()
@@ -293,6 +335,7 @@ fn logged_offsets<'a>(log: &'a [Record], of: &'a str) -> impl Iterator<Item = Op
 
 #[test]
 fn whatever_happens_the_invariants_hold() {
+    let mut total = Seen::default();
     for seed in 0..SEEDS {
         let walk = std::panic::catch_unwind(|| {
             let mut walk = Walk::new(seed);
@@ -300,10 +343,16 @@ fn whatever_happens_the_invariants_hold() {
                 walk.step();
             }
             walk.rest();
+            walk.seen
         });
-        if let Err(panic) = walk {
-            eprintln!("the walk of seed {seed} failed");
-            std::panic::resume_unwind(panic);
+        match walk {
+            Ok(seen) => total.add(seen),
+            Err(panic) => {
+                eprintln!("the walk of seed {seed} failed");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
+    let least = total.counts().into_iter().min();
+    assert!(least >= Some(20), "W6: {total:?}");
 }
