@@ -260,5 +260,5 @@ impl Groups {
 pub fn offsets_partition(group_id: &str, partitions: i32) -> i32 {
     let hash = |hash: i32, unit: u16| hash.wrapping_mul(31).wrapping_add(i32::from(unit));
     let hash = group_id.encode_utf16().fold(0, hash);
-    (hash & i32::MAX) % partitions.max(1)
+    hash.checked_abs().unwrap_or(0) % partitions.max(1)
 }

@@ -111,9 +111,10 @@ pub struct Join {
     /// Negative (version 0): the session's.
     pub rebalance_timeout_ms: i32,
     pub protocol_type: String,
-    /// Name and metadata, the preferred one first.
+    /// Name and metadata, the preferred one first. They are kept: slices of a request's frame
+    /// would keep all of it.
     pub protocols: Vec<(String, Bytes)>,
-    /// Why the member joins (KIP-800); told to nobody but the log.
+    /// Why the member joins (KIP-800); nothing depends on it.
     pub reason: Option<String>,
     /// From version 4 a new member is first told its id (KIP-394).
     pub require_member_id: bool,
@@ -131,7 +132,7 @@ pub struct Sync {
     /// From version 5 (KIP-559).
     pub protocol_type: Option<String>,
     pub protocol_name: Option<String>,
-    /// Member ids and what is assigned to them, from the leader.
+    /// Member ids and what is assigned to them, from the leader; kept as `Join::protocols` are.
     pub assignments: Vec<(String, Bytes)>,
 }
 

@@ -147,10 +147,14 @@ impl Group {
 
     /// The protocol that all speak and most prefer; the first by name of equally wanted ones.
     pub(super) fn select_protocol(&self) -> Option<String> {
+        let (_, first) = self.members.first_key_value()?;
         let is_common = |name: &str| self.members.values().all(|m| m.metadata(name).is_some());
-        let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+        let names = first.protocols.iter().map(|(name, _)| name.as_str());
+        let mut votes: BTreeMap<&str, usize> =
+            names.filter(|name| is_common(name)).map(|name| (name, 0)).collect();
         for member in self.members.values() {
-            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| is_common(name)) {
+            let mut preferred = member.protocols.iter().map(|(name, _)| name.as_str());
+            if let Some(name) = preferred.find(|name| votes.contains_key(name)) {
                 *votes.entry(name).or_default() += 1;
             }
         }
