@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -111,7 +112,14 @@ fn read_what_was_acknowledged(bootstrap: &str, topic: &str, told: &Deliveries, s
     while ends.iter().any(|(partition, end)| next[partition] < *end) {
         assert!(Instant::now() < until, "acknowledged up to {ends:?}, readable to {next:?}");
         let Some(message) = consumer.poll(Duration::from_millis(50)) else { continue };
-        let message = message.expect("a record, not an error");
+        let message = match message {
+            Ok(message) => message,
+            // librdkafka connects again by itself.
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
+            )) => continue,
+            Err(error) => panic!("a record, not an error: {error}"),
+        };
         let (partition, offset) = (message.partition(), message.offset());
         let wanted = next.get_mut(&partition).expect("an assigned partition");
         assert_eq!(offset, *wanted, "partition {partition}: offsets are dense");

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -58,11 +58,6 @@ impl Broker {
 
     pub fn bootstrap(&self) -> String {
         self.address.to_string()
-    }
-
-    /// A place for the files of a test, removed with the broker.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The broker's process id.
