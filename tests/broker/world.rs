@@ -56,6 +56,11 @@ impl Broker {
         self.address
     }
 
+    /// Whether it is a process of this test, and no broker that already ran.
+    pub fn is_ours(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub fn bootstrap(&self) -> String {
         self.address.to_string()
     }
