@@ -197,6 +197,7 @@ mod tests {
         assert!(matches!(change(21, &0x20_i16.to_be_bytes()), Err(Invalid::Control)));
         assert!(matches!(change(21, &0x07_i16.to_be_bytes()), Err(Invalid::Attributes(7))));
         assert!(matches!(change(43, &9_i64.to_be_bytes()), Err(Invalid::Producer)));
+        assert!(change(51, &[0; 6]).is_ok(), "epoch and sequence count only with a producer id");
         assert!(matches!(change(HEADER_BYTES, &[0x7f]), Err(Invalid::Record(_))));
         assert!(matches!(change(16, &[1]), Err(Invalid::OldMagic(1))));
         assert!(matches!(change(8, &i32::MAX.to_be_bytes()), Err(Invalid::Truncated)));

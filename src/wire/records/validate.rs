@@ -78,7 +78,7 @@ impl fmt::Display for Invalid {
                 "a batch of {count} records cannot have the last offset delta {last_offset_delta}"
             ),
             Invalid::Producer => {
-                write!(f, "producer id, epoch and sequence are given all or not at all")
+                write!(f, "a batch with a producer id needs an epoch and a sequence")
             }
             Invalid::Record(why) => write!(f, "a record is malformed: {why}"),
         }
@@ -153,12 +153,10 @@ fn check_batch(header: &BatchHeader, batch: &[u8]) -> Result<Codec, Invalid> {
     Ok(codec)
 }
 
+/// A batch without a producer id may say anything of epoch and sequence: kafkajs writes zeros.
 fn check_producer(header: &BatchHeader) -> Result<(), Invalid> {
-    let given = (header.producer_id >= 0, header.producer_epoch >= 0, header.base_sequence >= 0);
-    match given {
-        (true, true, true) | (false, false, false) => Ok(()),
-        _ => Err(Invalid::Producer),
-    }
+    let whole = header.producer_epoch >= 0 && header.base_sequence >= 0;
+    if header.has_producer() && !whole { Err(Invalid::Producer) } else { Ok(()) }
 }
 
 fn check_records(header: &BatchHeader, bytes: &[u8]) -> Result<(), Invalid> {

@@ -1,0 +1,14 @@
+//! The real binary, seen from outside: real clients, hostile peers, and sudden death.
+//!
+//! `CORELOG_BIN=PATH` tests another binary; `CORELOG_TEST_BOOTSTRAP=HOST:PORT` lets the real
+//! clients talk to a broker that already runs (Apache Kafka, to know that the tests are right).
+
+mod clients;
+mod frames;
+mod groups;
+mod hostile;
+mod kill;
+mod librdkafka;
+mod program;
+mod tools;
+mod world;
