@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::append::ProducePart;
+use super::append::{ProduceAnswer, ProducePart};
 use super::{FetchPart, Owner};
 use crate::base::ids::PartitionId;
 use crate::base::limits;
@@ -141,11 +141,13 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    /// Appends records as one batch; returns when they are durable.
-    async fn append_records(self: &Rc<Self>, write: &Write) -> ErrorCode {
-        let Some(partition) = self.offsets_partition(&write.group_id) else {
-            return ErrorCode::COORDINATOR_NOT_AVAILABLE;
-        };
+    /// Appends records as one batch; the answer comes when they are durable.
+    async fn append_records(
+        self: &Rc<Self>,
+        write: &Write,
+    ) -> Result<oneshot::Receiver<Vec<ProduceAnswer>>, ErrorCode> {
+        let partition = self.offsets_partition(&write.group_id);
+        let partition = partition.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
         let timestamp = self.io().wall().0;
         let mut batch = BatchBuilder::new();
         for record in &write.records {
@@ -156,19 +158,12 @@ impl<I: Io> Owner<I> {
                 headers: &[],
             });
         }
-        let records = match batch.build(Codec::None) {
-            Ok(records) => records,
-            Err(_) => return ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
-        };
+        let records =
+            batch.build(Codec::None).map_err(|_| ErrorCode::INVALID_COMMIT_OFFSET_SIZE)?;
         let (reply, answer) = oneshot::channel();
         let parts = vec![ProducePart { partition, records }];
         self.produce(parts, super::Acks::Committed, reply).await;
-        let answers = answer.await.unwrap_or_default();
-        match answers.first().map(|answer| answer.error) {
-            Some(ErrorCode::NONE) => ErrorCode::NONE,
-            Some(ErrorCode::MESSAGE_TOO_LARGE) => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
-            _ => ErrorCode::COORDINATOR_NOT_AVAILABLE,
-        }
+        Ok(answer)
     }
 
     async fn load(self: &Rc<Self>, id: PartitionId) -> Result<(), ErrorCode> {
@@ -234,8 +229,26 @@ async fn write_records<I: Io>(owner: Rc<Owner<I>>) {
             }
         })
         .await;
-        let error = owner.append_records(&write).await;
-        owner.group_input(Input::Written { write: write.id, error });
+        let id = write.id;
+        match owner.append_records(&write).await {
+            Err(error) => owner.group_input(Input::Written { write: id, error }),
+            // Later writes are appended while this one is on its way to the disk.
+            Ok(answer) => {
+                let told = owner.clone();
+                owner.io().spawn("group write", async move {
+                    let error = outcome_of(&answer.await.unwrap_or_default());
+                    told.group_input(Input::Written { write: id, error });
+                });
+            }
+        }
+    }
+}
+
+fn outcome_of(answers: &[ProduceAnswer]) -> ErrorCode {
+    match answers.first().map(|answer| answer.error) {
+        Some(ErrorCode::NONE) => ErrorCode::NONE,
+        Some(ErrorCode::MESSAGE_TOO_LARGE) => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+        _ => ErrorCode::COORDINATOR_NOT_AVAILABLE,
     }
 }
 
@@ -246,6 +259,8 @@ async fn keep_time<I: Io>(owner: Rc<Owner<I>>) {
         let deadline = next.map_or(Instant::NEVER, |(deadline, _)| deadline);
         if deadline <= owner.io().now() {
             owner.group_input(Input::Timeout);
+            // Many groups may be due one after the other.
+            owner.io().cede().await;
             continue;
         }
         coordinator.armed.set(deadline);
