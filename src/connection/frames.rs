@@ -56,13 +56,12 @@ impl Frames {
         let length = check_length(self.buffer.get_i32(), bounds)?;
         connection.waits.set((Waits::Nothing, now()));
         let charge = budget.charge(length).await;
+        // The whole frame is charged, so it gets its memory at once and is never moved; pages that
+        // nothing arrives for are not resident.
+        self.buffer.reserve(length.saturating_sub(self.buffer.len()));
         while self.buffer.len() < length {
             connection.waits.set((Waits::Frame, now()));
-            // The buffer grows with what arrives, at most doubling.
-            let missing = length - self.buffer.len();
-            let room = missing.min(self.buffer.len().max(READ_BYTES));
-            self.buffer.reserve(room);
-            self.read(connection, missing.max(READ_BYTES)).await?;
+            self.read(connection, length - self.buffer.len()).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
         let bytes = self.buffer.split_to(length).freeze();

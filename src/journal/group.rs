@@ -31,6 +31,8 @@ pub struct Sealed {
     pub sequence: u64,
     pub address: u64,
     pub bytes: Bytes,
+    /// Bytes of the arena that `bytes` holds.
+    pub memory: usize,
 }
 
 impl Filling {
@@ -94,7 +96,9 @@ impl Filling {
             file_bytes,
         };
         header.seal(&mut self.buffer, &self.directory);
-        Sealed { sequence: self.sequence, address: self.address, bytes: self.buffer.freeze() }
+        let memory = self.buffer.capacity();
+        let bytes = self.buffer.freeze();
+        Sealed { sequence: self.sequence, address: self.address, bytes, memory }
     }
 }
 
@@ -157,6 +161,7 @@ impl<I: Io> State<I> {
         if let Some(filling) = self.filling.take() {
             assert!(filling.entries > 0, "a group is started for an entry");
             self.space.head = filling.address + filling.bytes() as u64;
+            self.sealed_bytes = filling.bytes();
             self.waiting.push_back(filling);
             self.wake_preparer();
         }
@@ -164,7 +169,13 @@ impl<I: Io> State<I> {
 
     fn start_group(&mut self, inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
         let bytes = group_bytes(body, 1);
-        let buffer = take(&inner.arena, &mut self.tail, bytes.max(FIRST_BYTES))?;
+        // Under load a group grows as large as the one before it, and growing copies.
+        let expected =
+            self.sealed_bytes.clamp(FIRST_BYTES, inner.settings.group_bytes_max.max(FIRST_BYTES));
+        let buffer = match take(&inner.arena, &mut self.tail, bytes.max(expected)) {
+            Err(_) if bytes < expected => take(&inner.arena, &mut self.tail, bytes)?,
+            taken => taken?,
+        };
         let address = self.space.place(bytes)?;
         let (sequence, previous) = (self.next_sequence, self.newest_sequence);
         self.filling = Some(Filling::new(sequence, previous, address, buffer));

@@ -187,6 +187,8 @@ struct State<I: Io> {
     /// The sequence of the group that was begun last.
     newest_sequence: u64,
     filling: Option<Filling>,
+    /// Bytes of the group that was sealed last.
+    sealed_bytes: usize,
     /// Groups that take no more entries and wait for the disk.
     waiting: VecDeque<Filling>,
     /// Bytes filling, waiting or in flight.
@@ -369,6 +371,7 @@ impl<I: Io> Inner<I> {
             next_sequence: recovered.next_sequence,
             newest_sequence: recovered.accepted_sequence,
             filling: None,
+            sealed_bytes: 0,
             waiting: VecDeque::new(),
             pending_bytes: 0,
             durable: Position(recovered.next_sequence - 1),

@@ -11,9 +11,16 @@ use bytes::Bytes;
 use super::Location;
 
 pub struct Tail {
-    groups: VecDeque<(u64, Bytes)>,
+    groups: VecDeque<Group>,
     bytes: usize,
     bytes_max: usize,
+}
+
+struct Group {
+    address: u64,
+    bytes: Bytes,
+    /// Bytes of the arena that it holds.
+    memory: usize,
 }
 
 impl Tail {
@@ -21,11 +28,11 @@ impl Tail {
         Tail { groups: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Adds the newest durable group.
-    pub fn push(&mut self, address: u64, group: Bytes) {
-        debug_assert!(self.groups.back().is_none_or(|(last, _)| *last < address), "T1");
-        self.bytes += memory_of(&group);
-        self.groups.push_back((address, group));
+    /// Adds the newest durable group, which holds `memory` bytes of the arena.
+    pub fn push(&mut self, address: u64, bytes: Bytes, memory: usize) {
+        debug_assert!(self.groups.back().is_none_or(|last| last.address < address), "T1");
+        self.bytes += memory;
+        self.groups.push_back(Group { address, bytes, memory });
         while self.bytes > self.bytes_max && self.groups.len() > 1 {
             self.forget_oldest();
         }
@@ -34,21 +41,16 @@ impl Tail {
     /// Drops the oldest group; false if there is none. Its memory is free once no reader holds it.
     pub fn forget_oldest(&mut self) -> bool {
         let oldest = self.groups.pop_front();
-        self.bytes -= oldest.as_ref().map_or(0, |(_, group)| memory_of(group));
+        self.bytes -= oldest.as_ref().map_or(0, |group| group.memory);
         oldest.is_some()
     }
 
     /// The bytes at `location`, if one group here holds them all.
     pub fn get(&self, location: Location) -> Option<Bytes> {
-        let after = self.groups.partition_point(|(address, _)| *address <= location.address);
-        let (address, group) = self.groups.get(after.checked_sub(1)?)?;
+        let after = self.groups.partition_point(|group| group.address <= location.address);
+        let Group { address, bytes, .. } = self.groups.get(after.checked_sub(1)?)?;
         let start = usize::try_from(location.address - address).ok()?;
         let end = start.checked_add(location.length as usize)?;
-        (end <= group.len()).then(|| group.slice(start..end))
+        (end <= bytes.len()).then(|| bytes.slice(start..end))
     }
-}
-
-/// What a group costs: its buffer came from the arena in a power of two.
-fn memory_of(group: &Bytes) -> usize {
-    group.len().next_power_of_two()
 }

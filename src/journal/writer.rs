@@ -89,7 +89,7 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
         state.flushed = state.written;
         files::release_flushed(&mut state, file_bytes);
     }
-    state.tail.push(group.address, group.bytes);
+    state.tail.push(group.address, group.bytes, group.memory);
     state.wake_watchers();
     true
 }
