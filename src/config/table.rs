@@ -200,6 +200,15 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
+        "per.core.listeners",
+        Bool,
+        "false",
+        Honoured,
+        "Advertise every core as a broker of its own (id node.id + core, port + 1 + core), so that \
+         clients connect to the core that owns a partition.",
+    ),
+    row(
+        Broker,
         "producer.id.expiration.ms",
         Int(1, I32),
         "86400000",

@@ -24,18 +24,18 @@ pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Ve
     }
     let image = handlers.image();
     let identity = &handlers.identity;
-    let broker = DescribeClusterBroker {
-        broker_id: identity.node_id,
+    let brokers = identity.brokers().map(|broker| DescribeClusterBroker {
+        broker_id: broker.id,
         host: &identity.host,
-        port: identity.port,
+        port: broker.port,
         rack: identity.rack.as_deref(),
         is_fenced: false,
-    };
+    });
     let response = Response {
         endpoint_type: BROKERS,
         cluster_id: &image.cluster_id,
-        controller_id: identity.node_id,
-        brokers: vec![broker],
+        controller_id: identity.controller().id,
+        brokers: brokers.collect(),
         ..Response::default()
     };
     Ok(request.answer(&response))

@@ -32,7 +32,6 @@ pub fn describe<I: Io>(
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: describe_configs::Request<'_> = request.decode()?;
     let image = handlers.image();
-    let node = handlers.identity.node_id.to_string();
     let shared = handlers.dispatch.shared().clone();
     let with_docs = asked.include_documentation;
     let results = asked.resources.iter().map(|resource| {
@@ -46,12 +45,16 @@ pub fn describe<I: Io>(
                 .map(|topic| describe_topic(topic, &wanted, with_docs))
                 .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
             RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
-            RESOURCE_BROKER if name == node => Ok(shared
-                .config()
-                .rows()
-                .filter(|(setting, ..)| wanted(setting.name))
-                .map(|(setting, value, source)| describe_broker(setting, value, source, with_docs))
-                .collect()),
+            RESOURCE_BROKER if name.parse().is_ok_and(|id| handlers.identity.is_me(id)) => {
+                Ok(shared
+                    .config()
+                    .rows()
+                    .filter(|(setting, ..)| wanted(setting.name))
+                    .map(|(setting, value, source)| {
+                        describe_broker(setting, value, source, with_docs)
+                    })
+                    .collect())
+            }
             _ => Err(ErrorCode::INVALID_REQUEST),
         };
         let error = described.as_ref().err().copied().unwrap_or(ErrorCode::NONE);

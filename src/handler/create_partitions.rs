@@ -39,10 +39,10 @@ async fn grow<I: Io>(
     topic: &CreatePartitionsTopic<'_>,
     validate_only: bool,
 ) -> Result<(), TopicRefused> {
-    let node = handlers.identity.node_id;
     let assignments = topic.assignments.as_deref().unwrap_or_default();
-    if assignments.iter().any(|assigned| assigned.broker_ids != [node]) {
-        let message = "assignments must name this node, the only one".to_string();
+    if assignments.iter().any(|assigned| !handlers.identity.takes_assignment(&assigned.broker_ids))
+    {
+        let message = super::identity::ASSIGNMENT_REFUSED.to_string();
         return Err(TopicRefused { error: ErrorCode::INVALID_REPLICA_ASSIGNMENT, message });
     }
     let (name, count) = (topic.name.to_string(), topic.count);

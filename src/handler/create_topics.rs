@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::identity::ASSIGNMENT_REFUSED;
+use super::{Handlers, Identity, Request};
 use crate::base::ids::CoreId;
 use crate::config::{self, TOPIC};
 use crate::connection::Closed;
@@ -22,9 +23,8 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let node = handlers.identity.node_id;
     let mut outcomes: Vec<Option<TopicOutcome>> =
-        asked.topics.iter().map(|topic| check(&asked, topic, node).err().map(Err)).collect();
+        asked.topics.iter().map(|t| check(&asked, t, &handlers.identity).err().map(Err)).collect();
     let wanted: Vec<NewTopic> = asked
         .topics
         .iter()
@@ -57,7 +57,11 @@ pub async fn handle<I: Io>(
 }
 
 /// What concerns the request rather than the topic.
-fn check(asked: &Asked<'_>, topic: &CreatableTopic<'_>, node: i32) -> Result<(), TopicRefused> {
+fn check(
+    asked: &Asked<'_>,
+    topic: &CreatableTopic<'_>,
+    identity: &Identity,
+) -> Result<(), TopicRefused> {
     let refuse = |error, message: &str| Err(TopicRefused { error, message: message.into() });
     if asked.topics.iter().filter(|other| other.name == topic.name).count() > 1 {
         return refuse(ErrorCode::INVALID_REQUEST, "the topic is named twice in the request");
@@ -72,12 +76,14 @@ fn check(asked: &Asked<'_>, topic: &CreatableTopic<'_>, node: i32) -> Result<(),
     let mut indexes: Vec<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
     indexes.sort_unstable();
     let dense = indexes.iter().zip(0..).all(|(index, expected)| *index == expected);
-    let here = topic.assignments.iter().all(|assigned| assigned.broker_ids == [node]);
-    if dense && here {
-        return Ok(());
+    if !dense {
+        let why = "assignments must count partitions from 0";
+        return refuse(ErrorCode::INVALID_REPLICA_ASSIGNMENT, why);
     }
-    let why = "assignments must count partitions from 0 and name this node, the only one";
-    refuse(ErrorCode::INVALID_REPLICA_ASSIGNMENT, why)
+    if !topic.assignments.iter().all(|assigned| identity.takes_assignment(&assigned.broker_ids)) {
+        return refuse(ErrorCode::INVALID_REPLICA_ASSIGNMENT, ASSIGNMENT_REFUSED);
+    }
+    Ok(())
 }
 
 fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {

@@ -19,10 +19,14 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let found = handlers
-        .dispatch
-        .call_all(|owner| async move { (owner.sizes(), owner.journal().usage()) })
-        .await;
+    let dispatch = &handlers.dispatch;
+    // A core that is a broker of its own answers for itself.
+    let is_alone = handlers.identity.cores.is_some();
+    let found = if is_alone {
+        vec![(dispatch.local().sizes(), dispatch.local().journal().usage())]
+    } else {
+        dispatch.call_all(|owner| async move { (owner.sizes(), owner.journal().usage()) }).await
+    };
     let used: u64 = found.iter().map(|(_, (used, _))| used).sum();
     let limit: u64 = found.iter().map(|(_, (_, limit))| limit).sum();
     let sizes: BTreeMap<PartitionId, u64> =
@@ -35,7 +39,12 @@ pub async fn handle<I: Io>(
             .any(|topic| topic.topic == name && topic.partitions.contains(&index.cast_signed())),
     };
     let topics = image.topics().filter_map(|topic| {
-        let indexes = (0..topic.partitions).filter(|index| is_wanted(&topic.name, *index));
+        let is_here = |index: u32| {
+            let id = PartitionId { topic: topic.number, index };
+            !is_alone || dispatch.owner_of(id) == dispatch.local().core()
+        };
+        let indexes =
+            (0..topic.partitions).filter(|index| is_wanted(&topic.name, *index) && is_here(*index));
         let partitions: Vec<_> = indexes
             .map(|index| {
                 let id = PartitionId { topic: topic.number, index };

@@ -49,8 +49,7 @@ pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Ve
         }
         let end = topic.partitions.min(start.saturating_add(left));
         left -= end.saturating_sub(start);
-        let node = handlers.identity.node_id;
-        response.topics.push(describe(topic, start..end, image.leader_epoch(), node));
+        response.topics.push(describe(handlers, topic, start..end, image.leader_epoch()));
         if end < topic.partitions {
             response.next_cursor = Some(cursor(name, end));
             break;
@@ -63,22 +62,25 @@ fn cursor(topic_name: &str, index: u32) -> CursorResponse<'_> {
     CursorResponse { topic_name, partition_index: index.cast_signed() }
 }
 
-fn describe(
-    topic: &Topic,
+fn describe<'a, I: Io>(
+    handlers: &Handlers<I>,
+    topic: &'a Topic,
     indexes: std::ops::Range<u32>,
     leader_epoch: i32,
-    node: i32,
-) -> DescribeTopicPartitionsResponseTopic<'_> {
-    let partitions = indexes.map(|index| DescribeTopicPartitionsResponsePartition {
-        error_code: 0,
-        partition_index: index.cast_signed(),
-        leader_id: node,
-        leader_epoch,
-        replica_nodes: vec![node],
-        isr_nodes: vec![node],
-        eligible_leader_replicas: Some(Vec::new()),
-        last_known_elr: Some(Vec::new()),
-        offline_replicas: Vec::new(),
+) -> DescribeTopicPartitionsResponseTopic<'a> {
+    let partitions = indexes.map(|index| {
+        let leader = handlers.leader_of(topic, index);
+        DescribeTopicPartitionsResponsePartition {
+            error_code: 0,
+            partition_index: index.cast_signed(),
+            leader_id: leader,
+            leader_epoch,
+            replica_nodes: vec![leader],
+            isr_nodes: vec![leader],
+            eligible_leader_replicas: Some(Vec::new()),
+            last_known_elr: Some(Vec::new()),
+            offline_replicas: Vec::new(),
+        }
     });
     DescribeTopicPartitionsResponseTopic {
         error_code: 0,

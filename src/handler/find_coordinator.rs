@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::{Broker, Handlers, Request};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::wire::api::find_coordinator::{Coordinator, Request as Asked, Response};
@@ -25,13 +25,15 @@ pub async fn handle<I: Io>(
     let keys = if is_batched { asked.coordinator_keys.clone() } else { vec![asked.key] };
     let mut coordinators = Vec::with_capacity(keys.len());
     for key in keys {
-        let error = find(handlers, asked.key_type, key).await.err().unwrap_or(ErrorCode::NONE);
+        let found = find(handlers, asked.key_type, key).await;
+        let error = found.err().unwrap_or(ErrorCode::NONE);
+        let broker = found.unwrap_or(Broker { id: -1, port: -1 });
         let is_found = !error.is_error();
         coordinators.push(Coordinator {
             key,
-            node_id: if is_found { identity.node_id } else { -1 },
+            node_id: broker.id,
             host: if is_found { &identity.host } else { "" },
-            port: if is_found { identity.port } else { -1 },
+            port: broker.port,
             error_code: error.0,
             error_message: error.name().filter(|_| error.is_error()),
         });
@@ -51,12 +53,13 @@ pub async fn handle<I: Io>(
     Ok(request.answer(&response))
 }
 
-async fn find<I: Io>(handlers: &Rc<Handlers<I>>, kind: i8, key: &str) -> Result<(), ErrorCode> {
+async fn find<I: Io>(handlers: &Rc<Handlers<I>>, kind: i8, key: &str) -> Result<Broker, ErrorCode> {
     if kind != GROUP {
         return Err(ErrorCode::INVALID_REQUEST);
     }
     if key.is_empty() {
         return Err(ErrorCode::INVALID_GROUP_ID);
     }
-    handlers.coordinator_of(key).await.map(|_| ())
+    let partition = handlers.coordinator_of(key).await?;
+    Ok(handlers.identity.broker_of(handlers.dispatch.owner_of(partition)))
 }

@@ -31,24 +31,23 @@ pub async fn handle<I: Io>(
         create_missing(handlers, asked.topics.as_deref().unwrap_or_default()).await;
     }
     let image = handlers.image();
-    let node = handlers.identity.node_id;
     let topics = match &asked.topics {
         Some(topics) if !all => {
-            topics.iter().map(|topic| describe_asked(&image, node, topic)).collect()
+            topics.iter().map(|topic| describe_asked(handlers, &image, topic)).collect()
         }
-        _ => image.topics().map(|topic| describe(topic, image.leader_epoch(), node)).collect(),
+        _ => image.topics().map(|topic| describe(handlers, topic, image.leader_epoch())).collect(),
     };
     let identity = &handlers.identity;
-    let broker = MetadataResponseBroker {
-        node_id: node,
+    let brokers = identity.brokers().map(|broker| MetadataResponseBroker {
+        node_id: broker.id,
         host: &identity.host,
-        port: identity.port,
+        port: broker.port,
         rack: identity.rack.as_deref(),
-    };
+    });
     let response = Response {
-        brokers: vec![broker],
+        brokers: brokers.collect(),
         cluster_id: Some(&image.cluster_id),
-        controller_id: node,
+        controller_id: identity.controller().id,
         topics,
         ..Response::default()
     };
@@ -81,16 +80,16 @@ fn new_topic(name: &str) -> NewTopic {
     NewTopic { name: name.into(), partitions: -1, replication_factor: -1, configs: Vec::new() }
 }
 
-fn describe_asked<'a>(
+fn describe_asked<'a, I: Io>(
+    handlers: &Handlers<I>,
     image: &'a Image,
-    node: i32,
     asked: &MetadataRequestTopic<'a>,
 ) -> MetadataResponseTopic<'a> {
     let name = asked.name.unwrap_or("");
     let by_id = !asked.topic_id.is_zero();
     let found = if by_id { image.topic_by_id(&asked.topic_id.0) } else { image.topic(name) };
     if let Some(topic) = found {
-        return describe(topic, image.leader_epoch(), node);
+        return describe(handlers, topic, image.leader_epoch());
     }
     let error = if by_id {
         ErrorCode::UNKNOWN_TOPIC_ID
@@ -107,15 +106,22 @@ fn describe_asked<'a>(
     }
 }
 
-fn describe(topic: &Arc<Topic>, leader_epoch: i32, node: i32) -> MetadataResponseTopic<'_> {
-    let partitions = (0..topic.partitions).map(|index| MetadataResponsePartition {
-        error_code: 0,
-        partition_index: index.cast_signed(),
-        leader_id: node,
-        leader_epoch,
-        replica_nodes: vec![node],
-        isr_nodes: vec![node],
-        offline_replicas: Vec::new(),
+fn describe<'a, I: Io>(
+    handlers: &Handlers<I>,
+    topic: &'a Arc<Topic>,
+    leader_epoch: i32,
+) -> MetadataResponseTopic<'a> {
+    let partitions = (0..topic.partitions).map(|index| {
+        let leader = handlers.leader_of(topic, index);
+        MetadataResponsePartition {
+            error_code: 0,
+            partition_index: index.cast_signed(),
+            leader_id: leader,
+            leader_epoch,
+            replica_nodes: vec![leader],
+            isr_nodes: vec![leader],
+            offline_replicas: Vec::new(),
+        }
     });
     MetadataResponseTopic {
         error_code: 0,

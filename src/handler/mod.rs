@@ -20,6 +20,7 @@ mod fetch;
 mod find_coordinator;
 mod groups;
 mod heartbeat;
+mod identity;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::base::ids::PartitionId;
 use crate::connection::Closed;
 use crate::dispatch::Dispatch;
 use crate::io::Io;
@@ -50,15 +52,7 @@ use crate::wire::header::{RequestHeader, decode_body, put_response_header};
 use crate::wire::primitive::{Uuid, Wire};
 
 pub use api_versions::unsupported_api_versions;
-
-/// Who this node says it is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub node_id: i32,
-    pub host: String,
-    pub port: i32,
-    pub rack: Option<String>,
-}
+pub use identity::{Broker, Identity, port_offset};
 
 /// What the handlers of one core work with.
 pub struct Handlers<I: Io> {
@@ -81,6 +75,12 @@ impl<I: Io> Handlers<I> {
 
     fn image(&self) -> Arc<Image> {
         self.dispatch.image()
+    }
+
+    /// The id of the broker that leads a partition.
+    fn leader_of(&self, topic: &Topic, index: u32) -> i32 {
+        let partition = PartitionId { topic: topic.number, index };
+        self.identity.broker_of(self.dispatch.owner_of(partition)).id
     }
 
     fn io(&self) -> &I {

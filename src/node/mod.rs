@@ -24,7 +24,7 @@ use crate::base::ids::CoreId;
 use crate::base::limits;
 use crate::connection::{Bounds, Connections};
 use crate::dispatch::{Dispatch, Lanes, LanesEnd, lanes};
-use crate::handler::{Handlers, Identity};
+use crate::handler::{Handlers, Identity, port_offset};
 use crate::io::mailbox::{Sender, oneshot};
 use crate::io::{Io, Listener};
 use crate::journal;
@@ -139,22 +139,27 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     };
     let dispatch = Dispatch::start(owner, lanes, inbox);
     let mut identity = setup.identity;
-    if identity.port == 0 {
-        identity.port = i32::from(listener.address().port());
-    }
     let address = listener.address();
+    if identity.port == 0 {
+        identity.port = i32::from(address.port());
+    }
+    let mut listeners = vec![Rc::new(listener)];
+    if identity.cores.is_some() {
+        listeners.push(Rc::new(listen(&io, own_address(address, io.core())?)?));
+    }
     let bounds = Bounds::new(shared.config());
     let journal = dispatch.local().journal().clone();
     let handlers = Handlers::new(dispatch, identity);
     let budget_bytes = setup.memory_bytes / 4;
     let connections =
         Connections::new(io.clone(), handlers, bounds, budget_bytes, setup.connection_count);
-    let listener = Rc::new(listener);
-    io.spawn("accept", connections.clone().accept(listener.clone()));
+    for listener in &listeners {
+        io.spawn("accept", connections.clone().accept(listener.clone()));
+    }
     drop(setup.report.try_send(Report { core: io.core(), outcome: Ok(address) }));
     // A dropped sender asks for the end as well.
     let _ = stop.await;
-    listener.close();
+    listeners.iter().for_each(|listener| listener.close());
     connections.drain();
     let deadline = io.now() + limits::DRAIN_TIME;
     while !connections.is_empty() && io.now() < deadline {
@@ -162,6 +167,19 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     }
     journal.close().await;
     Ok(())
+}
+
+/// Where a core listens that is a broker of its own.
+fn own_address(shared: SocketAddr, core: CoreId) -> Result<SocketAddr, BootFailed> {
+    let CoreId(index) = core;
+    match shared.port().checked_add(port_offset(index)) {
+        Some(port) => Ok(SocketAddr::new(shared.ip(), port)),
+        None => Err(BootFailed(format!(
+            "{core} has no port: per.core.listeners takes the ports after {}; choose a lower \
+             --listen",
+            shared.port()
+        ))),
+    }
 }
 
 fn listen<I: Io>(io: &I, address: SocketAddr) -> Result<I::Listener, BootFailed> {

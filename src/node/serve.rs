@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::directory::Directory;
 use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
 use crate::config::{self, BrokerConfig, Durability};
-use crate::handler::Identity;
+use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
 use crate::io::ring::{self, RingIo, probe, signals};
 use crate::journal::{self, Flush};
@@ -37,9 +37,13 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
     let listen = resolve(config.text("listeners"))?;
     check_free(listen)?;
-    let identity = identity_of(&config, listen)?;
+    let mut identity = identity_of(&config, listen)?;
     let directory = Directory::take(&config.data_directory(), wanted)?;
     let shards = directory.shards();
+    if config.bool("per.core.listeners") {
+        identity.cores = Some(shards);
+        check_core_ports(listen, shards)?;
+    }
     probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     announce(&config, &directory, &cpus)?;
@@ -83,12 +87,18 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     })
     .map_err(failed)?;
     let address = await_cores(&mut reports, shards)?;
-    let port = if identity.port == 0 { i32::from(address.port()) } else { identity.port };
+    if identity.port == 0 {
+        identity.port = i32::from(address.port());
+    }
     println!(
-        "ready in {} ms: listening on {address}, clients connect to {}:{port}",
+        "ready in {} ms: listening on {address}, clients connect to {}:{}",
         started.elapsed().as_millis(),
-        identity.host
+        identity.host,
+        identity.port
     );
+    for broker in identity.brokers().filter(|_| identity.cores.is_some()) {
+        println!("broker {} is a core of its own: {}:{}", broker.id, identity.host, broker.port);
+    }
     let signal = signals::wait().map_err(failed)?;
     println!("stopping on {signal:?}: answering what is in flight, flushing");
     exit_on_second_signal();
@@ -145,6 +155,12 @@ fn check_free(address: SocketAddr) -> Result<(), BootFailed> {
     }
 }
 
+/// The ports of the cores must be free as well.
+fn check_core_ports(shared: SocketAddr, shards: u16) -> Result<(), BootFailed> {
+    let ports = (0..shards).filter_map(|core| shared.port().checked_add(port_offset(core)));
+    ports.map(|port| SocketAddr::new(shared.ip(), port)).try_for_each(check_free)
+}
+
 fn identity_of(config: &BrokerConfig, listen: SocketAddr) -> Result<Identity, BootFailed> {
     let advertised = config.text("advertised.listeners");
     let advertised = advertised.strip_prefix("PLAINTEXT://").unwrap_or(advertised);
@@ -161,7 +177,7 @@ fn identity_of(config: &BrokerConfig, listen: SocketAddr) -> Result<Identity, Bo
     };
     let rack = Some(config.text("rack").to_string()).filter(|rack| !rack.is_empty());
     let node_id = i32::try_from(config.int("node.id")).unwrap_or(i32::MAX);
-    Ok(Identity { node_id, host, port: i32::from(port), rack })
+    Ok(Identity { node_id, host, port: i32::from(port), rack, cores: None })
 }
 
 fn host_name() -> String {

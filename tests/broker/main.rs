@@ -9,6 +9,7 @@ mod groups;
 mod hostile;
 mod kill;
 mod librdkafka;
+mod per_core;
 mod program;
 mod tools;
 mod world;

@@ -158,9 +158,17 @@ fn folder() -> TempDir {
     tempfile::Builder::new().prefix("corelog-test-").tempdir().expect("a temporary folder")
 }
 
+/// A free port with free ones behind it, for the cores that are brokers of their own.
 fn free_address() -> SocketAddr {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    probe.local_addr().expect("its address")
+    loop {
+        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = probe.local_addr().expect("its address");
+        let behind = (1..=2).map(|core| address.port().saturating_add(core));
+        let mut behind = behind.map(|port| TcpListener::bind((address.ip(), port)));
+        if behind.all(|bound| bound.is_ok()) {
+            return address;
+        }
+    }
 }
 
 /// A name that no other test, nor an earlier run against the same broker, uses.
