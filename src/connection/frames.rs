@@ -51,7 +51,7 @@ impl Frames {
             if !self.buffer.is_empty() {
                 connection.waits.set((Waits::Frame, now()));
             }
-            self.read(connection, READ_BYTES).await?;
+            self.read(connection, READ_BYTES, self.buffer.is_empty()).await?;
         }
         let length = check_length(self.buffer.get_i32(), bounds)?;
         connection.waits.set((Waits::Nothing, now()));
@@ -62,7 +62,7 @@ impl Frames {
             let missing = length - self.buffer.len();
             let room = missing.min(self.buffer.len().max(READ_BYTES));
             self.buffer.reserve(room);
-            self.read(connection, missing.max(READ_BYTES)).await?;
+            self.read(connection, missing.max(READ_BYTES), false).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
         let bytes = self.buffer.split_to(length).freeze();
@@ -72,17 +72,18 @@ impl Frames {
         Ok(Frame { bytes, charge })
     }
 
+    /// `is_between`: nothing of a frame is there yet.
     async fn read<I: Io>(
         &mut self,
         connection: &Connection<I>,
         limit: usize,
+        is_between: bool,
     ) -> Result<(), FrameEnd> {
-        let was_empty = self.buffer.is_empty();
         match connection.stream.read(&mut self.buffer, limit).await {
-            Ok(0) if was_empty => Err(FrameEnd::Closed),
+            Ok(0) if is_between => Err(FrameEnd::Closed),
             Ok(0) => Err(FrameEnd::Broken("the client closed inside a request".into())),
             Ok(_) => Ok(()),
-            Err(_) if was_empty => Err(FrameEnd::Closed),
+            Err(_) if is_between => Err(FrameEnd::Closed),
             Err(error) => Err(FrameEnd::Broken(error.to_string())),
         }
     }
