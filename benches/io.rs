@@ -1,7 +1,8 @@
 //! What the seam costs: flushed writes and echoes through `io::ring`, in turns with the plain calls
 //! of a blocking thread on the same core.
 //!
-//! `cargo bench --bench io`; a first argument that is a path names the folder to write in.
+//! `cargo bench --bench io`; a first argument that is a path names the folder to write in. Without
+//! `--bench`, as in `cargo test --bench io`, everything runs for a moment only.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -15,14 +16,24 @@ use corelog::base::buffer::Arena;
 use corelog::io::ring::{RingIo, boot, probe};
 use corelog::io::{Durability, File, Io, Listener, OpenHow, Stream};
 
-const ROUNDS: usize = 3;
-const WRITES: u64 = 1000;
 const FILE_BYTES: u64 = 64 << 20;
 const CLIENTS: usize = 32;
 const REQUEST_BYTES: usize = 128;
-const ECHO_TIME: Duration = Duration::from_secs(2);
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Scale {
+    rounds: usize,
+    writes: u64,
+    echo_time: Duration,
+}
+
+const WHOLE: Scale = Scale { rounds: 3, writes: 1000, echo_time: Duration::from_secs(2) };
+const TINY: Scale = Scale { rounds: 1, writes: 10, echo_time: Duration::from_millis(50) };
 
 fn main() {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let scale = if is_bench { WHOLE } else { TINY };
     let named = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     let folder = tempfile::tempdir_in(named.unwrap_or_else(|| ".".into())).expect("a folder");
     let path = folder.path().to_owned();
@@ -30,13 +41,20 @@ fn main() {
     let pair = [cpus[0], cpus.get(1).copied().unwrap_or(cpus[0])];
     run_on(&pair[..1], move |io| {
         let path = path.clone();
-        async move { compare_writes(&io, &path).await }
+        async move { compare_writes(&io, &path, scale).await }
     });
-    for round in 1..=ROUNDS {
+    let address = free_address();
+    for round in 1..=scale.rounds {
         println!("round {round}: echo of {REQUEST_BYTES} bytes, {CLIENTS} connections");
-        run_on(&pair, |io| echo(io, true, 7301));
-        run_on(&pair, |io| echo(io, false, 7302));
+        run_on(&pair, move |io| echo(io, scale, true, address));
+        run_on(&pair, move |io| echo(io, scale, false, address));
     }
+}
+
+/// One that nobody listens at; both servers use it in turns.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("it is bound")
 }
 
 fn run_on<F>(cpus: &[usize], main: impl Fn(RingIo) -> F + Clone + Send + 'static)
@@ -48,7 +66,7 @@ where
     }
 }
 
-async fn compare_writes(io: &RingIo, folder: &Path) {
+async fn compare_writes(io: &RingIo, folder: &Path, scale: Scale) {
     let path = folder.join("writes");
     let file = io.open(&path, OpenHow::CreateNew).await.expect("creatable");
     file.allocate(FILE_BYTES).await.expect("room");
@@ -63,16 +81,16 @@ async fn compare_writes(io: &RingIo, folder: &Path) {
         data.fill(7);
         let data = data.freeze();
         let at = |number: u64| number * size as u64 % FILE_BYTES;
-        for round in 1..=ROUNDS {
+        for round in 1..=scale.rounds {
             let mut ring = Vec::new();
-            for number in 0..WRITES {
+            for number in 0..scale.writes {
                 let began = Instant::now();
                 let write = file.write_at(at(number), data.clone(), Durability::Flushed);
                 write.await.expect("written");
                 ring.push(began.elapsed());
             }
             let mut plain = Vec::new();
-            for number in 0..WRITES {
+            for number in 0..scale.writes {
                 let began = Instant::now();
                 raw.write_all_at(&data, at(number)).expect("written");
                 plain.push(began.elapsed());
@@ -93,10 +111,9 @@ fn quantiles(mut times: Vec<Duration>) -> String {
 }
 
 /// Core 0 serves, by ring tasks or by plain threads that inherit its affinity; core 1 asks.
-async fn echo(io: RingIo, by_ring: bool, port: u16) {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
+async fn echo(io: RingIo, scale: Scale, by_ring: bool, address: SocketAddr) {
     if io.core().0 == 1 {
-        ask_for_a_while(&io, by_ring, address).await;
+        ask_for_a_while(&io, by_ring, address, scale.echo_time).await;
     } else if by_ring {
         serve_by_ring(&io, address).await;
     } else {
@@ -144,7 +161,7 @@ async fn serve_by_threads(io: &RingIo, address: SocketAddr) {
     }
 }
 
-async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr) {
+async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr, time: Duration) {
     io.sleep(Duration::from_millis(200)).await;
     let results = Rc::new(std::cell::RefCell::new(Vec::new()));
     for _ in 0..CLIENTS {
@@ -154,7 +171,7 @@ async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr) {
             let request = Bytes::from_static(&[7; REQUEST_BYTES]);
             let mut buffer = BytesMut::new();
             let (began, mut count) = (Instant::now(), 0_u64);
-            while began.elapsed() < ECHO_TIME {
+            while began.elapsed() < time {
                 stream.write(vec![request.clone()]).await.expect("writable");
                 buffer.clear();
                 while buffer.len() < REQUEST_BYTES {
@@ -170,5 +187,5 @@ async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr) {
     }
     let total: u64 = results.borrow().iter().sum();
     let who = if by_ring { "ring tasks" } else { "plain threads" };
-    println!("  {who}: {} requests a second", total / ECHO_TIME.as_secs());
+    println!("  {who}: {} requests a second", (total as f64 / time.as_secs_f64()) as u64);
 }

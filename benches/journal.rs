@@ -3,6 +3,7 @@
 //! O_DIRECT and O_DSYNC: every write then goes the way of one with `RWF_DSYNC`.
 //!
 //! `cargo bench --bench journal [seconds a run] [folder]`; the folder decides which disk is meant.
+//! Without `--bench`, as in `cargo test --bench journal`, everything runs for a moment only.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{File, OpenOptions};
@@ -19,22 +20,25 @@ use corelog::io::mailbox::oneshot;
 use corelog::io::ring::{RingIo, boot};
 use corelog::journal::{Entry, EntryKind, Flush, Journal, Settings};
 
-const ROUNDS: usize = 3;
 const ENTRY_BYTES: usize = 1024;
 const BLOCK_BYTES: usize = 4096;
 const RAW_FILE_BYTES: u64 = 64 << 20;
+/// A run's seconds: when measuring, and otherwise.
+const SECONDS: (f64, f64) = (0.2, 0.01);
 const ARENA_BYTES: usize = 256 << 20;
 
 fn main() {
+    let is_bench = std::env::args().any(|argument| argument == "--bench");
+    let (default, rounds) = if is_bench { (SECONDS.0, 3) } else { (SECONDS.1, 1) };
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
-    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(0.2);
+    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let folder = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let run = Duration::from_secs_f64(seconds);
     println!(
         "{:<22} {:>9} {:>8} {:>8} {:>8}",
         "1 KiB, waited for", "writes/s", "p50 us", "p99 us", "max us"
     );
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         println!("round {round}");
         report("raw O_DIRECT|O_DSYNC", raw(&folder, run), run);
         for depth in [1, 8, 64] {

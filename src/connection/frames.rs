@@ -51,7 +51,7 @@ impl Frames {
             if !self.buffer.is_empty() {
                 connection.waits.set((Waits::Frame, now()));
             }
-            self.read(connection, READ_BYTES).await?;
+            self.read(connection, READ_BYTES, self.buffer.is_empty()).await?;
         }
         let length = check_length(self.buffer.get_i32(), bounds)?;
         connection.waits.set((Waits::Nothing, now()));
@@ -61,7 +61,7 @@ impl Frames {
         self.buffer.reserve(length.saturating_sub(self.buffer.len()));
         while self.buffer.len() < length {
             connection.waits.set((Waits::Frame, now()));
-            self.read(connection, length - self.buffer.len()).await?;
+            self.read(connection, length - self.buffer.len(), false).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
         let bytes = self.buffer.split_to(length).freeze();
@@ -71,17 +71,18 @@ impl Frames {
         Ok(Frame { bytes, charge })
     }
 
+    /// `is_between`: nothing of a frame is there yet.
     async fn read<I: Io>(
         &mut self,
         connection: &Connection<I>,
         limit: usize,
+        is_between: bool,
     ) -> Result<(), FrameEnd> {
-        let was_empty = self.buffer.is_empty();
         match connection.stream.read(&mut self.buffer, limit).await {
-            Ok(0) if was_empty => Err(FrameEnd::Closed),
+            Ok(0) if is_between => Err(FrameEnd::Closed),
             Ok(0) => Err(FrameEnd::Broken("the client closed inside a request".into())),
             Ok(_) => Ok(()),
-            Err(_) if was_empty => Err(FrameEnd::Closed),
+            Err(_) if is_between => Err(FrameEnd::Closed),
             Err(error) => Err(FrameEnd::Broken(error.to_string())),
         }
     }

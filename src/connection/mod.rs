@@ -36,6 +36,7 @@ use crate::handler::Handlers;
 use crate::io::{Io, Listener, Stream};
 
 pub use budget::{Budget, Charge};
+pub use frames::{Frame, FrameEnd, Frames};
 pub use serve::Closed;
 
 /// How long to wait when the system has no descriptors left.
@@ -98,6 +99,18 @@ enum Waits {
     Nothing,
 }
 
+impl<I: Io> Connection<I> {
+    /// A connection that was just accepted.
+    pub fn new(stream: I::Stream, now: Instant) -> Connection<I> {
+        Connection {
+            stream,
+            answers: answers::Answers::new(),
+            waits: Cell::new((Waits::Request, now)),
+            writes_since: Cell::new(None),
+        }
+    }
+}
+
 impl<I: Io> Connections<I> {
     pub fn new(
         io: I,
@@ -146,12 +159,7 @@ impl<I: Io> Connections<I> {
             stream.shutdown();
             return;
         }
-        let connection = Rc::new(Connection {
-            stream,
-            answers: answers::Answers::new(),
-            waits: Cell::new((Waits::Request, self.io.now())),
-            writes_since: Cell::new(None),
-        });
+        let connection = Rc::new(Connection::new(stream, self.io.now()));
         let key = self.open.borrow_mut().insert(connection.clone());
         let (connections, served) = (self.clone(), connection.clone());
         self.io.spawn("connection writer", answers::write(self.io.clone(), connection));

@@ -81,9 +81,11 @@ impl Group {
         let protocol = value.protocol.unwrap_or("");
         for of_member in &value.members {
             let member_id = of_member.member_id.to_owned();
+            // No broker writes a member or an instance twice; of a damaged pair the later one counts.
+            let earlier = self.members.remove(&member_id);
+            earlier.and_then(|earlier| self.statics.remove(&earlier.instance_id?));
             if let Some(instance_id) = of_member.group_instance_id {
                 let earlier = self.statics.insert(instance_id.to_owned(), member_id.clone());
-                // No broker writes two; of a damaged pair the later one counts.
                 earlier.and_then(|earlier| self.members.remove(&earlier));
             }
             self.members.insert(member_id, restored(of_member, protocol));

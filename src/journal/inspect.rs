@@ -26,12 +26,21 @@ pub enum Met<'a> {
 pub fn walk(path: &Path, visit: &mut dyn FnMut(Met<'_>)) -> io::Result<()> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
+    walk_in(&mut file, length, visit)
+}
+
+/// The same of `length` bytes that are read from elsewhere.
+pub fn walk_in(
+    file: &mut (impl Read + Seek),
+    length: u64,
+    visit: &mut dyn FnMut(Met<'_>),
+) -> io::Result<()> {
     let mut position = 0;
     let mut gap = 0;
     let mut group = Vec::new();
     while position + BLOCK_BYTES as u64 <= length {
         group.resize(HEADER_BYTES, 0);
-        read_at(&mut file, position, &mut group)?;
+        read_at(file, position, &mut group)?;
         let header = match GroupHeader::read(&group) {
             Ok(header) if position + u64::from(header.length) <= length && header.length > 0 => {
                 header
@@ -54,7 +63,7 @@ pub fn walk(path: &Path, visit: &mut dyn FnMut(Met<'_>)) -> io::Result<()> {
         };
         tell_gap(&mut gap, position, visit);
         group.resize(header.length as usize, 0);
-        read_at(&mut file, position, &mut group)?;
+        read_at(file, position, &mut group)?;
         if let Err(flaw) = header.check(&group) {
             visit(Met::Damage { position, flaw });
             position += BLOCK_BYTES as u64;
@@ -82,7 +91,7 @@ fn tell_gap(gap: &mut u64, position: u64, visit: &mut dyn FnMut(Met<'_>)) {
     }
 }
 
-fn read_at(file: &mut File, position: u64, into: &mut [u8]) -> io::Result<()> {
+fn read_at(file: &mut (impl Read + Seek), position: u64, into: &mut [u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(position))?;
     file.read_exact(into)
 }

@@ -33,6 +33,8 @@ use crate::journal::space::Space;
 const FIRST_FILE_BYTES: u64 = 1 << 20;
 /// Sequence numbers left out at each start (R2).
 const SEQUENCE_GAP: u64 = 1 << 16;
+/// Nothing that this journal has written lies further behind the last accepted group.
+const SEQUENCE_STEP_MAX: u64 = u32::MAX as u64 - SEQUENCE_GAP - 1;
 
 /// An entry found in the journal.
 #[derive(Clone, Copy, Debug)]
@@ -290,6 +292,13 @@ impl<F: File> Scan<'_, F> {
         is_first || header.previous == self.sequence
     }
 
+    /// Whether a group of this sequence can stand behind the last accepted one: further on, no
+    /// group's header could name the one before it.
+    fn may_come(&self, sequence: u64) -> bool {
+        let known = self.sequence > 0;
+        sequence > self.sequence && !(known && sequence - self.sequence > SEQUENCE_STEP_MAX)
+    }
+
     /// Replays a group that follows.
     async fn take(
         &mut self,
@@ -337,7 +346,7 @@ impl<F: File> Scan<'_, F> {
             }
             Err(flaw) => return Ok(Found::Bad(flaw)),
         };
-        if header.address != address || header.sequence <= self.sequence {
+        if header.address != address || !self.may_come(header.sequence) {
             return Ok(Found::Bad(Flaw::NoGroup));
         }
         let header = read_header(&*file, number, position, window).await.map_err(&failed)?;

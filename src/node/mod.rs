@@ -106,7 +106,10 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     let CoreSetup { shared, lanes, inbox, go, stop, .. } = setup;
     let arena = Arena::new(setup.memory_bytes / 2);
     let recovered = recover(io.clone(), arena.clone(), setup.journal).await;
-    let recovered = recovered.map_err(|error| BootFailed(error.to_string()))?;
+    let mut recovered = recovered.map_err(|error| BootFailed(error.to_string()))?;
+    if let Some(why) = recovered.contradiction.take() {
+        return Err(BootFailed(why));
+    }
     let start = async |mut recovered: Recovered<I>| {
         recovered.forget_unknown(&shared.image());
         let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
@@ -123,7 +126,8 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     // Other cores' requests wait in the lanes until the core is whole (K1).
     let (owner, listener) = match go {
         Go::Give(others) => {
-            let owner = start(begin_epoch_image(&shared, recovered)?).await?;
+            shared.publish(recovered.image.clone());
+            let owner = start(recovered).await?;
             let listener = listen(&io, setup.listen)?;
             for other in others {
                 // A core that is gone has reported why.
@@ -194,17 +198,6 @@ fn listen<I: Io>(io: &I, address: SocketAddr) -> Result<I::Listener, BootFailed>
         };
         BootFailed(format!("cannot listen on {address}: {error}; {hint}"))
     })
-}
-
-fn begin_epoch_image<I: Io>(
-    shared: &Shared,
-    mut recovered: Recovered<I>,
-) -> Result<Recovered<I>, BootFailed> {
-    if let Some(error) = recovered.metadata_error.take() {
-        return Err(BootFailed(error));
-    }
-    shared.publish(recovered.image.clone());
-    Ok(recovered)
 }
 
 /// Names the cluster at its birth, and opens the epoch in which this run of the node leads.

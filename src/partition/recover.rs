@@ -20,8 +20,9 @@ pub struct Recovered<I: Io> {
     pub logs: HashMap<PartitionId, Log>,
     /// The metadata, in the journal of core 0.
     pub image: Image,
-    /// Why the metadata could not be read, if it could not.
-    pub metadata_error: Option<String>,
+    /// Why sound groups make no state, if they do not: a newer program's metadata, or entries that
+    /// contradict each other.
+    pub contradiction: Option<String>,
 }
 
 impl<I: Io> Recovered<I> {
@@ -46,7 +47,7 @@ pub async fn recover<I: Io>(
         (id, Rc::new(RefCell::new(log)))
     });
     let logs = logs.collect();
-    Ok(Recovered { journal, logs, image: replay.image, metadata_error: replay.failed })
+    Ok(Recovered { journal, logs, image: replay.image, contradiction: replay.failed })
 }
 
 struct Replay {
@@ -58,6 +59,9 @@ struct Replay {
 
 impl Replay {
     fn take(&mut self, found: &Replayed<'_>) {
+        if self.failed.is_some() {
+            return;
+        }
         let id = found.entry.partition;
         match found.entry.kind {
             EntryKind::Batches => self.take_batches(found),
@@ -84,12 +88,21 @@ impl Replay {
         let base = found.entry.base_offset;
         let mut next = base;
         let mut max_timestamp = -1;
+        let expected = log.next();
         for (header, _) in records::batches(found.body) {
             if header.has_producer() {
                 log.producers.record(&claim_of(&header), header.base_offset, self.now);
             }
             next = header.next_offset();
             max_timestamp = max_timestamp.max(header.max_timestamp);
+        }
+        if base != expected || next <= base {
+            let address = found.location.address;
+            self.failed = Some(format!(
+                "the journal contradicts itself at address {address}: an entry holds the offsets \
+                 from {base} to before {next} of {id}, where {expected} comes next"
+            ));
+            return;
         }
         let extent = Extent { base, next, location: found.location, max_timestamp };
         log.appended(extent, found.entry.epoch);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::api::ApiKey;
-use super::primitive::{Context, DecodeError, Reader, Uuid, Wire};
+use super::primitive::{Context, DecodeError, Reader, Reason, Uuid, Wire};
 
 /// How a request names a topic: by name up to version 12, by id from 13.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +41,11 @@ pub fn read<'a>(
     let transactional_id = reader.string(context).map_err(at("transactional_id"))?;
     let acks = reader.i16().map_err(at("acks"))?;
     let timeout_ms = reader.i32().map_err(at("timeout_ms"))?;
-    let topics = reader.count(context).map_err(at("topic_data"))?.unwrap_or(0);
+    let topics = read_count(reader, context).map_err(at("topic_data"))?;
     for _ in 0..topics {
         let topic = read_topic(reader, context).map_err(at("topic_data"))?;
         sink.topic(topic);
-        let partitions = reader.count(context).map_err(at("partition_data"))?.unwrap_or(0);
+        let partitions = read_count(reader, context).map_err(at("partition_data"))?;
         for _ in 0..partitions {
             let index = reader.i32().map_err(at("index"))?;
             let records = reader.bytes(context).map_err(at("records"))?;
@@ -60,9 +60,38 @@ pub fn read<'a>(
     Ok(ProduceHead { transactional_id, acks, timeout_ms })
 }
 
+/// A list is never null here.
+fn read_count(reader: &mut Reader<'_>, context: Context) -> Result<usize, DecodeError> {
+    reader.count(context)?.ok_or(Reason::Null.at(""))
+}
+
 fn read_topic<'a>(reader: &mut Reader<'a>, context: Context) -> Result<TopicRef<'a>, DecodeError> {
     if context.version >= 13 {
         return Ok(TopicRef::Id(Uuid::decode(reader, context)?));
     }
     Ok(TopicRef::Name(<&str>::decode(reader, context)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl ProduceSink<'_> for Nobody {
+        fn topic(&mut self, _: TopicRef<'_>) {}
+
+        fn partition(&mut self, _: i32, _: Option<Range<usize>>) {}
+    }
+
+    /// Found by fuzzing: they were taken for empty ones.
+    #[test]
+    fn null_lists_are_refused_as_the_table_refuses_them() {
+        let topics = b"\0\0\x01\0\0\x01\0\0\0";
+        let partitions = b"\0\0\x01\0\0\x01\0\x02\x02t\0\0\0";
+        for (body, field) in [(&topics[..], "topic_data"), (&partitions[..], "partition_data")] {
+            let refused = read(body, 9, &mut Nobody);
+            assert_eq!(refused, Err(Reason::Null.at(field)));
+        }
+    }
 }

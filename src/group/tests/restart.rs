@@ -1,6 +1,10 @@
 //! A restart finds what was durable, and members go on without noticing.
 
+use bytes::BytesMut;
+
+use super::super::records;
 use super::*;
+use crate::wire::primitive::{Context, Wire};
 
 #[test]
 fn a_generation_goes_on_after_a_restart() {
@@ -50,4 +54,32 @@ fn an_empty_group_keeps_its_generation_and_a_static_member_its_id() {
     world.restart();
     assert_eq!(world.beat(&returned, joined.generation), ErrorCode::NONE);
     assert_eq!(world.beat(&joined.member_id, joined.generation), ErrorCode::UNKNOWN_MEMBER_ID);
+}
+
+/// Found by fuzzing: the instance of the first led to a member that had another one.
+#[test]
+fn of_a_member_that_a_damaged_record_holds_twice_the_later_one_counts() {
+    let member = |member_id, instance| records::MemberValue {
+        member_id,
+        group_instance_id: instance,
+        ..records::MemberValue::default()
+    };
+    let value = records::GroupValue {
+        members: vec![
+            member("m", Some("one")),
+            member("m", Some("two")),
+            member("n", Some("two")),
+            member("n", None),
+        ],
+        ..records::GroupValue::default()
+    };
+    let mut bytes = BytesMut::from(&[0, 3][..]);
+    value.encode(&mut bytes, Context { version: 3, flexible: false });
+    let mut world = World::new();
+    let key = records::group_tombstone("g").key;
+    assert_eq!(world.groups.replay(&key, Some(&bytes)), Ok(()));
+    world.groups.loaded(world.now);
+    world.groups.check();
+    let described = world.groups.describe("g").expect("it is there");
+    assert_eq!(described.members.len(), 1);
 }
