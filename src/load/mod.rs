@@ -12,6 +12,7 @@
 //!   O1  In an open loop each record has an intended time, and its latency counts from there.
 //!   O2  Nothing that a broker answers ends the generator; errors are counted by their names.
 
+mod chart;
 mod consume;
 mod consumer;
 mod core;

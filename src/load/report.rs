@@ -255,7 +255,8 @@ fn run_lines(run: &Summary, acks: i16) -> Vec<String> {
     lines
 }
 
-fn warnings(run: &Summary) -> Vec<String> {
+/// What a reader of the figures must know.
+pub fn warnings(run: &Summary) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, count) in &run.total.errors {
         lines.push(format!("  error      {name}: {count} times"));
