@@ -9,6 +9,8 @@ use crate::io::{Io, Stream};
 
 /// The least that is asked of the socket at a time.
 const READ_BYTES: usize = 64 << 10;
+/// What a frame is charged before anything of it has come.
+const FIRST_BYTES: usize = 4 << 10;
 /// A buffer that one large frame has grown is not kept.
 const KEEP_BYTES_MAX: usize = 256 << 10;
 
@@ -55,14 +57,24 @@ impl Frames {
         }
         let length = check_length(self.buffer.get_i32(), bounds)?;
         connection.waits.set((Waits::Nothing, now()));
-        let charge = budget.charge(length).await;
+        let mut charge = budget.charge(length.min(FIRST_BYTES)).await;
+        // Progress is counted from here: a trickle is no better than a stall.
+        let mut from = None;
         while self.buffer.len() < length {
-            connection.waits.set((Waits::Frame, now()));
-            // The buffer grows with what arrives, at most doubling.
-            let missing = length - self.buffer.len();
-            let room = missing.min(self.buffer.len().max(READ_BYTES));
+            while self.buffer.len() >= charge.bytes() {
+                // The buffer grows with what arrives, at most doubling.
+                let more = (length - charge.bytes()).min(charge.bytes());
+                connection.waits.set((Waits::Nothing, now()));
+                charge.grow(more).await;
+                from = None;
+            }
+            if from.is_none_or(|from| self.buffer.len() >= from + READ_BYTES) {
+                connection.waits.set((Waits::Frame, now()));
+                from = Some(self.buffer.len());
+            }
+            let room = charge.bytes() - self.buffer.len();
             self.buffer.reserve(room);
-            self.read(connection, missing.max(READ_BYTES)).await?;
+            self.read(connection, room.max(READ_BYTES)).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
         let bytes = self.buffer.split_to(length).freeze();
@@ -101,7 +113,8 @@ fn check_length(length: i32, bounds: &Bounds) -> Result<usize, FrameEnd> {
              (security.protocol=PLAINTEXT)"
             .to_string(),
         _ => format!(
-            "a request of {length} bytes; {} to {} are taken (socket.request.max.bytes)",
+            "a request of {length} bytes; {} to {} are taken (socket.request.max.bytes, and an \
+             eighth of core.memory.bytes)",
             limits::REQUEST_BYTES_MIN,
             bounds.request_bytes_max
         ),
