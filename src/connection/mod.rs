@@ -9,14 +9,14 @@
 //!
 //! Invariants
 //!   N1  Answers leave in the order of the requests.
-//!   N2  A frame's bytes are charged to the core's budget before they are read, and until its
-//!       answer is written; without budget nothing is read.
+//!   N2  A frame is charged to the core's budget as it comes, and until its answer is written; what
+//!       is not granted is not read.
 //!   N3  A connection that stalls inside a frame, or takes none of its answers, or is idle for too
 //!       long, is closed; its tasks return by themselves.
-//!   N5  A connection is open until its reader and its writer have ended: what was received is
-//!       answered although the client sends no more.
 //!   N4  Whatever a client sends, the worst outcome is its own connection closed with one line in
 //!       the log.
+//!   N5  A connection is open until its reader and its writer have ended: what was received is
+//!       answered although the client sends no more.
 
 mod answers;
 mod budget;
