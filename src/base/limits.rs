@@ -26,6 +26,8 @@ pub const FETCH_PARTITIONS_MAX: usize = 1_000_000;
 pub const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Once signalled, open connections get this long to take their answers.
 pub const DRAIN_TIME: Duration = Duration::from_millis(600);
+/// Answers that the closing journal sets free get this long to leave.
+pub const DRAIN_REST_TIME: Duration = Duration::from_millis(100);
 
 const _: () = {
     assert!(REQUEST_BYTES_MIN < CONTROL_REQUEST_BYTES_MAX);

@@ -238,7 +238,7 @@ pub const BROKER: &[Setting] = &[
         Int(1024, I32),
         "104857600",
         Honoured,
-        "The most bytes of a request.",
+        "The most bytes of a request; never more than an eighth of core.memory.bytes.",
     ),
 ];
 

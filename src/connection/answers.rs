@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -20,8 +19,10 @@ use crate::io::{Io, Stream};
 /// An answer's bytes, when they are there; empty for a request without an answer.
 pub type Answer = Pin<Box<dyn Future<Output = Vec<Bytes>>>>;
 
-/// Bytes that go out in one write at most, unless one answer is larger.
+/// Bytes of answers that are collected for one write at most, unless one answer is larger.
 const WRITE_BYTES_MAX: usize = 1 << 20;
+/// A slow reader is one that does not take this much within its time.
+const PROGRESS_BYTES: usize = 256 << 10;
 
 struct Queued {
     answer: Answer,
@@ -139,21 +140,46 @@ fn wake(waker: &RefCell<Option<Waker>>) {
 }
 
 /// Writes a connection's answers until it ends.
-pub async fn write<I: Io>(io: I, connection: Rc<Connection<I>>) {
+pub async fn write<I: Io>(io: &I, connection: &Connection<I>) {
     let answers = &connection.answers;
     while let Some((pieces, answered)) = poll_fn(|context| answers.poll_ready(context)).await {
-        if !pieces.is_empty() {
-            connection.writes_since.set(Some(io.now()));
-            let outcome = connection.stream.write(pieces).await;
-            connection.writes_since.set(None);
-            if outcome.is_err() {
-                // The reader notices the same broken socket.
-                answers.end();
-                connection.stream.shutdown();
-                return;
-            }
+        if write_all(io, connection, pieces.into()).await.is_err() {
+            // The reader notices the same broken socket.
+            answers.end();
+            break;
         }
         answers.written(answered);
     }
     connection.stream.shutdown();
+}
+
+/// Writes in steps, so that a client which takes its answer slowly is told from one which takes
+/// nothing.
+async fn write_all<I: Io>(
+    io: &I,
+    connection: &Connection<I>,
+    mut pieces: VecDeque<Bytes>,
+) -> std::io::Result<()> {
+    while !pieces.is_empty() {
+        connection.writes_since.set(Some(io.now()));
+        let outcome = connection.stream.write(next_step(&mut pieces)).await;
+        connection.writes_since.set(None);
+        outcome?;
+    }
+    Ok(())
+}
+
+fn next_step(pieces: &mut VecDeque<Bytes>) -> Vec<Bytes> {
+    let mut step = Vec::with_capacity(pieces.len());
+    let mut room = PROGRESS_BYTES;
+    while room > 0
+        && let Some(mut piece) = pieces.pop_front()
+    {
+        if piece.len() > room {
+            pieces.push_front(piece.split_off(room));
+        }
+        room -= piece.len();
+        step.push(piece);
+    }
+    step
 }

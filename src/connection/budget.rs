@@ -1,15 +1,24 @@
 //! A core's memory for requests: granted first come, first served; a waiting connection is not
 //! read.
 //!
+//! A frame is charged as its bytes arrive, so that a client which announces much and sends little
+//! holds little. When everything is granted to frames that are half there, one of them at a time
+//! goes on beside the total; so the largest request has its place beside it.
+//!
 //! Invariants
-//!   B1  Granted bytes never exceed the total.
-//!   B2  A request for more than the total is granted alone, when everything else is returned.
+//!   B1  Granted bytes never exceed the total, beside those of one frame.
+//!   B2  One frame that has begun can always go on: none waits for another that waits.
+//!   B3  A part of the total is for the first bytes of frames alone: a few that are large and do
+//!       not come keep no small one out.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+
+/// The part of the total that is for first bytes alone.
+const FIRST_SHARE: usize = 8;
 
 /// See the module's documentation. Cloning shares it.
 #[derive(Clone)]
@@ -20,14 +29,23 @@ pub struct Budget {
 struct Inner {
     total: usize,
     left: Cell<usize>,
+    /// A frame goes on beside the total.
+    beside: Cell<bool>,
     next_ticket: Cell<u64>,
-    waiting: RefCell<VecDeque<(u64, Waker)>>,
+    begun: Queue,
+    new: Queue,
 }
+
+/// Frames that wait, by ticket.
+type Queue = RefCell<VecDeque<(u64, Waker)>>;
 
 /// Granted bytes; dropping returns them.
 pub struct Charge {
     inner: Rc<Inner>,
+    /// Of the total.
     bytes: usize,
+    /// Granted beside the total, when this is the frame that may.
+    beside: Option<usize>,
 }
 
 impl Budget {
@@ -35,68 +53,64 @@ impl Budget {
         let inner = Inner {
             total,
             left: Cell::new(total),
+            beside: Cell::new(false),
             next_ticket: Cell::new(0),
-            waiting: RefCell::new(VecDeque::new()),
+            begun: RefCell::default(),
+            new: RefCell::default(),
         };
         Budget { inner: Rc::new(inner) }
     }
 
-    /// Waits for `bytes`.
+    /// Waits for the first `bytes` of a frame.
     pub async fn charge(&self, bytes: usize) -> Charge {
-        let bytes = bytes.min(self.inner.total);
-        let mut place = Place { inner: &self.inner, ticket: None };
-        poll_fn(|context| place.poll(bytes, context.waker())).await;
-        Charge { inner: self.inner.clone(), bytes }
+        let inner = &self.inner;
+        let bytes = bytes.min(inner.total);
+        let mut place = Place { inner, queue: &inner.new, ticket: None };
+        poll_fn(|context| {
+            if place.is_first() && bytes <= inner.left.get() {
+                inner.left.set(inner.left.get() - bytes);
+                return Poll::Ready(());
+            }
+            place.wait(context.waker());
+            Poll::Pending
+        })
+        .await;
+        Charge { inner: inner.clone(), bytes, beside: None }
     }
 }
 
-/// A place in the queue; giving it up lets the next one look.
-struct Place<'a> {
-    inner: &'a Rc<Inner>,
-    ticket: Option<u64>,
-}
+impl Charge {
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.beside.unwrap_or(0)
+    }
 
-impl Place<'_> {
-    fn poll(&mut self, bytes: usize, waker: &Waker) -> Poll<()> {
-        let mut waiting = self.inner.waiting.borrow_mut();
-        let is_first = match self.ticket {
-            None => waiting.is_empty(),
-            Some(ticket) => waiting.front().is_some_and(|(first, _)| *first == ticket),
-        };
-        if is_first && bytes <= self.inner.left.get() {
-            self.inner.left.set(self.inner.left.get() - bytes);
-            return Poll::Ready(());
+    /// Waits for `more` bytes of the same frame.
+    pub async fn grow(&mut self, more: usize) {
+        if let Some(beside) = &mut self.beside {
+            *beside += more;
+            return;
         }
-        match self.ticket {
-            None => {
-                let ticket = self.inner.next_ticket.get();
-                self.inner.next_ticket.set(ticket + 1);
-                waiting.push_back((ticket, waker.clone()));
-                self.ticket = Some(ticket);
-            }
-            Some(ticket) => {
-                if let Some(entry) = waiting.iter_mut().find(|(other, _)| *other == ticket) {
-                    entry.1.clone_from(waker);
+        let inner = &self.inner;
+        let mut place = Place { inner, queue: &inner.begun, ticket: None };
+        let goes_beside = poll_fn(|context| {
+            if place.is_first() {
+                if more + inner.total / FIRST_SHARE <= inner.left.get() {
+                    inner.left.set(inner.left.get() - more);
+                    return Poll::Ready(false);
+                }
+                if !inner.beside.replace(true) {
+                    return Poll::Ready(true);
                 }
             }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.inner.waiting.borrow_mut().retain(|(other, _)| *other != ticket);
-            self.inner.wake_first();
-        }
-    }
-}
-
-impl Inner {
-    fn wake_first(&self) {
-        if let Some((_, waker)) = self.waiting.borrow().front() {
-            waker.wake_by_ref();
+            place.wait(context.waker());
+            Poll::Pending
+        });
+        let goes_beside = goes_beside.await;
+        drop(place);
+        if goes_beside {
+            self.beside = Some(more);
+        } else {
+            self.bytes += more;
         }
     }
 }
@@ -104,7 +118,60 @@ impl Inner {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.inner.left.set(self.inner.left.get() + self.bytes);
+        if self.beside.is_some() {
+            self.inner.beside.set(false);
+        }
         self.inner.wake_first();
+    }
+}
+
+/// A place in a queue; leaving it lets the next one look.
+struct Place<'a> {
+    inner: &'a Inner,
+    queue: &'a Queue,
+    ticket: Option<u64>,
+}
+
+impl Place<'_> {
+    fn is_first(&self) -> bool {
+        let queue = self.queue.borrow();
+        match self.ticket {
+            None => queue.is_empty(),
+            Some(ticket) => queue.front().is_some_and(|(first, _)| *first == ticket),
+        }
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        let mut queue = self.queue.borrow_mut();
+        let Some(ticket) = self.ticket else {
+            let ticket = self.inner.next_ticket.get();
+            self.inner.next_ticket.set(ticket + 1);
+            queue.push_back((ticket, waker.clone()));
+            self.ticket = Some(ticket);
+            return;
+        };
+        if let Some((_, known)) = queue.iter_mut().find(|(other, _)| *other == ticket) {
+            known.clone_from(waker);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.queue.borrow_mut().retain(|(other, _)| *other != ticket);
+            self.inner.wake_first();
+        }
+    }
+}
+
+impl Inner {
+    fn wake_first(&self) {
+        let begun = self.begun.borrow();
+        let new = self.new.borrow();
+        for (_, waker) in begun.front().into_iter().chain(new.front()) {
+            waker.wake_by_ref();
+        }
     }
 }
 
@@ -140,5 +207,27 @@ mod tests {
         drop(gives_up);
         drop(first);
         assert!(next.as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn frames_that_are_half_there_go_on_one_after_the_other() {
+        let budget = Budget::new(100);
+        let mut first = budget.charge(50).now_or_never().expect("there is room");
+        let mut second = budget.charge(50).now_or_never().expect("there is room");
+        let mut new = Box::pin(budget.charge(1));
+        assert!(new.as_mut().now_or_never().is_none());
+        first.grow(70).now_or_never().expect("beside the total");
+        first.grow(30).now_or_never().expect("to its end");
+        assert_eq!(first.bytes(), 150);
+        {
+            let mut grows = Box::pin(second.grow(20));
+            assert!(grows.as_mut().now_or_never().is_none(), "one at a time");
+            drop(first);
+            assert!(grows.as_mut().now_or_never().is_some());
+        }
+        assert_eq!(second.bytes(), 70);
+        assert!(new.as_mut().now_or_never().is_some());
+        drop((second, new));
+        assert_eq!(budget.inner.left.get(), 100);
     }
 }

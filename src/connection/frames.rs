@@ -9,6 +9,10 @@ use crate::io::{Io, Stream};
 
 /// The least that is asked of the socket at a time.
 const READ_BYTES: usize = 64 << 10;
+/// What a frame is charged before anything of it has come.
+const FIRST_BYTES: usize = 4 << 10;
+/// What a frame's buffer holds without growing.
+const EAGER_BYTES: usize = 1 << 20;
 /// A buffer that one large frame has grown is not kept.
 const KEEP_BYTES_MAX: usize = 256 << 10;
 
@@ -55,15 +59,34 @@ impl Frames {
         }
         let length = check_length(self.buffer.get_i32(), bounds)?;
         connection.waits.set((Waits::Nothing, now()));
-        let charge = budget.charge(length).await;
-        // The whole frame is charged, so it gets its memory at once and is never moved; pages that
-        // nothing arrives for are not resident.
-        self.buffer.reserve(length.saturating_sub(self.buffer.len()));
+        let mut charge = budget.charge(length.min(FIRST_BYTES)).await;
+        // Progress is counted from here: a trickle is no better than a stall.
+        let mut from = None;
         while self.buffer.len() < length {
-            connection.waits.set((Waits::Frame, now()));
-            self.read(connection, length - self.buffer.len(), false).await?;
+            while self.buffer.len() >= charge.bytes() {
+                // A larger frame's memory grows with what arrives, at most doubling.
+                let more = (length - charge.bytes()).min(charge.bytes());
+                connection.waits.set((Waits::Nothing, now()));
+                charge.grow(more).await;
+                from = None;
+            }
+            if from.is_none_or(|from| self.buffer.len() >= from + READ_BYTES) {
+                connection.waits.set((Waits::Frame, now()));
+                from = Some(self.buffer.len());
+            }
+            // Pages that nothing arrives for are not resident, so an ordinary frame gets its
+            // memory at once and is never moved.
+            let room = charge.bytes().max(length.min(EAGER_BYTES)) - self.buffer.len();
+            self.buffer.reserve(room);
+            let charged = charge.bytes() - self.buffer.len();
+            let missing = length - self.buffer.len();
+            self.read(connection, charged.max(READ_BYTES).min(missing), false).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
+        // The last read may have brought more than was charged.
+        if charge.bytes() < length {
+            charge.grow(length - charge.bytes()).await;
+        }
         let bytes = self.buffer.split_to(length).freeze();
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_BYTES_MAX {
             self.buffer = BytesMut::new();
@@ -101,7 +124,8 @@ fn check_length(length: i32, bounds: &Bounds) -> Result<usize, FrameEnd> {
              (security.protocol=PLAINTEXT)"
             .to_string(),
         _ => format!(
-            "a request of {length} bytes; {} to {} are taken (socket.request.max.bytes)",
+            "a request of {length} bytes; {} to {} are taken (socket.request.max.bytes, and an \
+             eighth of core.memory.bytes)",
             limits::REQUEST_BYTES_MIN,
             bounds.request_bytes_max
         ),

@@ -9,12 +9,14 @@
 //!
 //! Invariants
 //!   N1  Answers leave in the order of the requests.
-//!   N2  A frame's bytes are charged to the core's budget before they are read, and until its
-//!       answer is written; without budget nothing is read.
+//!   N2  A frame is charged to the core's budget as it comes, and until its answer is written; what
+//!       is not granted is not read.
 //!   N3  A connection that stalls inside a frame, or takes none of its answers, or is idle for too
 //!       long, is closed; its tasks return by themselves.
 //!   N4  Whatever a client sends, the worst outcome is its own connection closed with one line in
 //!       the log.
+//!   N5  A connection is open until its reader and its writer have ended: what was received is
+//!       answered although the client sends no more.
 
 mod answers;
 mod budget;
@@ -86,6 +88,8 @@ pub struct Connection<I: Io> {
     /// Since when the connection waits for its client, and for what.
     waits: Cell<(Waits, Instant)>,
     writes_since: Cell<Option<Instant>>,
+    /// Of reader and writer, those that have not ended (N5).
+    halves: Cell<u8>,
 }
 
 /// What a connection's reader waits for.
@@ -107,6 +111,7 @@ impl<I: Io> Connection<I> {
             answers: answers::Answers::new(),
             waits: Cell::new((Waits::Request, now)),
             writes_since: Cell::new(None),
+            halves: Cell::new(2),
         }
     }
 }
@@ -119,11 +124,13 @@ impl<I: Io> Connections<I> {
         budget_bytes: usize,
         count: Arc<AtomicUsize>,
     ) -> Rc<Connections<I>> {
+        // One whole request may always be read beside the budget; both together are the memory.
+        let request_bytes_max = bounds.request_bytes_max.min(budget_bytes / 2);
         Rc::new(Connections {
             io,
             handlers,
-            bounds,
-            budget: Budget::new(budget_bytes.max(bounds.request_bytes_max)),
+            bounds: Bounds { request_bytes_max, ..bounds },
+            budget: Budget::new(budget_bytes - request_bytes_max),
             open: RefCell::new(Slab::new()),
             count,
             closing: Cell::new(false),
@@ -161,14 +168,25 @@ impl<I: Io> Connections<I> {
         }
         let connection = Rc::new(Connection::new(stream, self.io.now()));
         let key = self.open.borrow_mut().insert(connection.clone());
-        let (connections, served) = (self.clone(), connection.clone());
-        self.io.spawn("connection writer", answers::write(self.io.clone(), connection));
+        let (connections, written) = (self.clone(), connection.clone());
+        self.io.spawn("connection writer", async move {
+            answers::write(&connections.io, &written).await;
+            connections.leave(key, &written);
+        });
+        let connections = self.clone();
         self.io.spawn("connection reader", async move {
-            serve::run(&connections, &served).await;
-            connections.open.borrow_mut().remove(key);
-            connections.count.fetch_sub(1, Ordering::Relaxed);
+            serve::run(&connections, &connection).await;
+            connections.leave(key, &connection);
         });
         self.start_sweeping();
+    }
+
+    fn leave(&self, key: usize, connection: &Connection<I>) {
+        connection.halves.set(connection.halves.get() - 1);
+        if connection.halves.get() == 0 {
+            self.open.borrow_mut().remove(key);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Connections of this core.
@@ -180,9 +198,10 @@ impl<I: Io> Connections<I> {
         self.len() == 0
     }
 
-    /// Takes no more requests; what was received is still answered.
+    /// Takes no more requests; what was received is still answered, a long poll with what is there.
     pub fn drain(&self) {
         self.closing.set(true);
+        self.handlers.dispatch.end_waits();
         for (_, connection) in self.open.borrow().iter() {
             connection.stream.shutdown_read();
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::answers::Answer;
 use super::frames::{Frame, FrameEnd, Frames};
-use super::{Connection, Connections};
+use super::{Connection, Connections, Waits};
 use crate::base::limits;
 use crate::handler::{self, Request};
 use crate::io::{Io, Stream};
@@ -42,6 +42,7 @@ pub async fn run<I: Io>(connections: &Rc<Connections<I>>, connection: &Rc<Connec
             break;
         }
     }
+    connection.waits.set((Waits::Nothing, io.now()));
     connection.answers.end();
 }
 

@@ -32,7 +32,8 @@ impl<I: Io> Dispatch<I> {
         let wait = self.watch(&plan).await;
         let timer = std::pin::pin!(self.owner.io().sleep_until(plan.deadline));
         let fired = std::pin::pin!(wait.fired());
-        futures_util::future::select(fired, timer).await;
+        let either = futures_util::future::select(fired, timer);
+        futures_util::future::select(either, self.stopping.clone()).await;
         self.fetch_now(&plan).await
     }
 
@@ -109,8 +110,10 @@ fn merge(plan: &FetchPlan, found: Vec<(Vec<usize>, Vec<FetchedPart>)>) -> Vec<Fe
     let mut bytes = 0;
     let answers = merged.into_iter().map(|part| part.unwrap_or_else(FetchedPart::owner_gone));
     answers
-        .map(|mut part| {
-            if bytes > 0 && bytes + part.bytes() > plan.bytes_max {
+        .zip(&plan.parts)
+        .map(|(mut part, asked)| {
+            let bytes_max = plan.bytes_max.saturating_sub(bytes).min(asked.bytes_max);
+            if bytes > 0 && part.bytes() > bytes_max {
                 part.records.clear();
             }
             bytes += part.bytes();

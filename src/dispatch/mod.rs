@@ -16,9 +16,13 @@ mod fetch;
 mod lanes;
 mod produce;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::Shared as Broadcast;
 
 use crate::base::ids::{CoreId, PartitionId};
 use crate::io::Io;
@@ -36,11 +40,20 @@ use lanes::Call;
 pub struct Dispatch<I: Io> {
     owner: Rc<Owner<I>>,
     lanes: Rc<[Lanes<I>]>,
+    /// Dropped when the core stops ...
+    waiting: Rc<RefCell<Option<oneshot::Sender<()>>>>,
+    /// ... which this resolves on.
+    stopping: Broadcast<oneshot::Receiver<()>>,
 }
 
 impl<I: Io> Clone for Dispatch<I> {
     fn clone(&self) -> Self {
-        Dispatch { owner: self.owner.clone(), lanes: self.lanes.clone() }
+        Dispatch {
+            owner: self.owner.clone(),
+            lanes: self.lanes.clone(),
+            waiting: self.waiting.clone(),
+            stopping: self.stopping.clone(),
+        }
     }
 }
 
@@ -53,7 +66,14 @@ impl<I: Io> Dispatch<I> {
     pub fn start(owner: Rc<Owner<I>>, lanes: Vec<Lanes<I>>, inbox: LanesEnd<I>) -> Dispatch<I> {
         assert_eq!(lanes.len(), usize::from(owner.shared().shards()), "lanes to every core");
         inbox.serve(&owner);
-        Dispatch { owner, lanes: lanes.into() }
+        let (waiting, stopping) = oneshot::channel();
+        let waiting = Rc::new(RefCell::new(Some(waiting)));
+        Dispatch { owner, lanes: lanes.into(), waiting, stopping: stopping.shared() }
+    }
+
+    /// The core stops: a fetch that waits answers with what is there.
+    pub fn end_waits(&self) {
+        self.waiting.borrow_mut().take();
     }
 
     /// The partitions of this core.

@@ -144,6 +144,9 @@ async fn read<I: Io>(
     let wait = u64::try_from(asked.max_wait_ms).unwrap_or(0);
     let wait = if is_refused { Duration::ZERO } else { Duration::from_millis(wait) };
     let config = handlers.dispatch.shared().config();
+    // A client that is gone is noticed when it is answered, so no wait outlives an idle connection.
+    let idle = u64::try_from(config.int("connections.max.idle.ms")).unwrap_or(u64::MAX);
+    let wait = wait.min(Duration::from_millis(idle));
     let bytes_max = usize::try_from(asked.max_bytes).unwrap_or(0);
     let plan = FetchPlan {
         parts,

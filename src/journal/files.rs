@@ -68,6 +68,12 @@ impl<F> Files<F> {
         self.open.range(self.first_needed..).count() as u64
     }
 
+    /// Whether there is a file after `number`, or may be one, when there may be `most`.
+    pub fn goes_on_after(&self, number: u64, most: u64) -> bool {
+        let is_there = self.open.contains_key(&(number + 1)) || self.reusable().is_some();
+        is_there || (self.open.len() as u64) < most
+    }
+
     fn reusable(&self) -> Option<u64> {
         self.open.keys().next().copied().filter(|number| *number < self.first_needed)
     }

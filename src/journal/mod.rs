@@ -22,6 +22,8 @@
 //!   J6  An entry is accepted only into space that is allocated: a full disk refuses, it does not
 //!       poison.
 //!   J7  A closed journal takes nothing: what is appended before `close` is durable after it.
+//!   J8  The end of the last file that `bytes_max` allows is kept from records: a full journal
+//!       still takes the entries by which the node starts, and deletes topics and records.
 
 mod files;
 mod group;
@@ -55,7 +57,7 @@ pub use recover::Replayed;
 
 use files::Files;
 use group::Filling;
-use space::Space;
+use space::{Purpose, Space};
 use tail::Tail;
 
 /// How a journal is laid out and when it counts a group as durable.
@@ -136,8 +138,8 @@ impl fmt::Display for Refusal {
             Refusal::Poisoned(poisoned) => poisoned.fmt(f),
             Refusal::Full { bytes_max } => write!(
                 f,
-                "the journal is full: journal.bytes.max leaves this core {bytes_max} bytes; \
-                 raise it, or delete records or topics"
+                "the journal is full: journal.bytes.max leaves this core {bytes_max} bytes; reads \
+                 go on, and for more writes raise it and restart"
             ),
             Refusal::NoSpace(why) => write!(
                 f,
@@ -248,7 +250,13 @@ impl<I: Io> Journal<I> {
 
     /// Waits, first come first served, until an entry of `bytes` can be appended.
     pub async fn room(&self, bytes: usize) -> Result<(), Refusal> {
-        space::room(&self.inner, bytes).await
+        space::room(&self.inner, bytes, Purpose::Records).await
+    }
+
+    /// As `room`, for an entry without which a full journal could not be opened again or emptied:
+    /// it may use what is kept back from records (J8).
+    pub async fn room_to_manage(&self, bytes: usize) -> Result<(), Refusal> {
+        space::room(&self.inner, bytes, Purpose::Management).await
     }
 
     /// Copies `body` into the filling group; `stamp` may change bytes of the copy. Directly after

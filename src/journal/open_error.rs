@@ -48,6 +48,13 @@ pub struct Damage {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            OpenError::Io { what, error } if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(
+                    f,
+                    "cannot {what}: {error}; give the user that runs Corelog read and write \
+                     access to it"
+                )
+            }
             OpenError::Io { what, error } => write!(f, "cannot {what}: {error}"),
             OpenError::Damaged(damage) => {
                 let Damage { file, position, flaw, partitions } = damage;

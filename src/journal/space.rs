@@ -5,6 +5,7 @@
 //! Invariants
 //!   S1  A group is placed only into allocated bytes of one file.
 //!   S2  Appenders get room in the order in which they asked.
+//!   S3  Records leave the end of the last file to management.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +13,18 @@ use std::task::{Context, Poll, Waker};
 use super::group::bytes_alone;
 use super::{Inner, Refusal, State};
 use crate::io::Io;
+
+/// Kept from records at the end of the last file, unless that is small: some thousand groups.
+const RESERVE_BYTES_MAX: u64 = 8 << 20;
+/// The share of a small file that is kept.
+const RESERVE_SHARE: u64 = 4;
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Records,
+    Management,
+}
 
 /// The current file and the one after it, as far as they are allocated.
 pub struct Space {
@@ -70,14 +83,15 @@ impl Space {
 }
 
 /// See `Journal::room`.
-pub async fn room<I: Io>(inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
-    let mut turn = Turn { inner, ticket: None };
+pub async fn room<I: Io>(inner: &Inner<I>, body: usize, purpose: Purpose) -> Result<(), Refusal> {
+    let mut turn = Turn { inner, purpose, ticket: None };
     poll_fn(|context| turn.poll(body, context)).await
 }
 
 /// A place in the queue of appenders; leaving it lets the next one look.
 struct Turn<'a, I: Io> {
     inner: &'a Inner<I>,
+    purpose: Purpose,
     ticket: Option<u64>,
 }
 
@@ -100,6 +114,10 @@ impl<I: Io> Turn<'_, I> {
             let waits_for_disk =
                 state.pending_bytes > 0 && state.pending_bytes + bytes > pending_max;
             if !waits_for_disk {
+                let bytes_max = self.inner.settings.bytes_max;
+                if self.purpose == Purpose::Records && state.is_reserved(bytes, bytes_max) {
+                    return Poll::Ready(Err(Refusal::Full { bytes_max }));
+                }
                 if state.has_place(body, self.inner.settings.group_bytes_max) {
                     return Poll::Ready(Ok(()));
                 }
@@ -148,6 +166,19 @@ impl<I: Io> State<I> {
         if let Some((_, waker)) = self.room_queue.front() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether a group of `bytes` would reach into what is kept from records.
+    fn is_reserved(&self, bytes: usize, bytes_max: u64) -> bool {
+        let file_bytes = self.space.file_bytes;
+        let goes_on = self.space.next_allocated.is_some()
+            || self.files.goes_on_after(self.space.file_number(), bytes_max / file_bytes);
+        if goes_on {
+            return false;
+        }
+        let filling = self.filling.as_ref().map_or(0, |filling| filling.bytes());
+        let end = self.space.head + (filling + bytes) as u64;
+        end > self.space.file_end() - RESERVE_BYTES_MAX.min(file_bytes / RESERVE_SHARE)
     }
 
     /// Whether an entry of `body` bytes has a place at once.

@@ -111,6 +111,11 @@ fn a_full_journal_refuses_and_takes_again_what_is_released() {
             }
         };
         assert_eq!(refusal, Refusal::Full { bytes_max: 16 << 20 });
+        for _ in 0..100 {
+            journal.room_to_manage(100).await.expect("a full journal can be emptied");
+            last = journal.append(entry(3), &[3; 100], |_| {}).expect("accepted").position;
+        }
+        assert_eq!(journal.room(large.len()).await, Err(Refusal::Full { bytes_max: 16 << 20 }));
         journal.wait_durable(last).await.expect("what was accepted is durable");
         journal.release(8 << 20);
         for _ in 0..4 {

@@ -34,7 +34,7 @@ impl Directory {
     /// one keeps its own number.
     pub fn take(path: &Path, shards: u16) -> Result<Directory, BootFailed> {
         let failed = |what: &str, error: io::Error| {
-            BootFailed(format!("cannot {what} the data directory {}: {error}", path.display()))
+            refused_by_system(&format!("{what} the data directory"), path, &error)
         };
         std::fs::create_dir_all(path).map_err(|error| failed("create", error))?;
         let path = path.canonicalize().map_err(|error| failed("find", error))?;
@@ -67,11 +67,22 @@ impl Directory {
     }
 }
 
+/// The system refused to do something with a path; the remedy where it is known.
+pub fn refused_by_system(what: &str, path: &Path, error: &io::Error) -> BootFailed {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; give the user that runs Corelog read and write access to it"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it for writing or choose another --data-dir",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space",
+        _ => "",
+    };
+    BootFailed(format!("cannot {what} {}: {error}{remedy}", path.display()))
+}
+
 fn lock(path: &Path) -> Result<File, BootFailed> {
     let file = path.join("lock");
-    let failed = |error: io::Error| {
-        BootFailed(format!("cannot lock the data directory {}: {error}", path.display()))
-    };
+    let failed = |error: io::Error| refused_by_system("lock the data directory", path, &error);
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
     let lock = opened.map_err(failed)?;
     match lock.try_lock() {

@@ -165,11 +165,16 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     let _ = stop.await;
     listeners.iter().for_each(|listener| listener.close());
     connections.drain();
-    let deadline = io.now() + limits::DRAIN_TIME;
-    while !connections.is_empty() && io.now() < deadline {
-        io.sleep(DRAIN_PAUSE).await;
-    }
+    let until_gone = async |most: Duration| {
+        let deadline = io.now() + most;
+        while !connections.is_empty() && io.now() < deadline {
+            io.sleep(DRAIN_PAUSE).await;
+        }
+    };
+    until_gone(limits::DRAIN_TIME).await;
     journal.close().await;
+    // What waited for a slow disk is durable only now.
+    until_gone(limits::DRAIN_REST_TIME).await;
     Ok(())
 }
 

@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::directory::Directory;
+use super::directory::{Directory, refused_by_system};
 use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
-use crate::io::ring::{self, RingIo, probe, signals};
+use crate::io::ring::{self, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
 use crate::partition::Shared;
 
@@ -29,6 +29,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let started = Instant::now();
     let failed = |error: std::io::Error| BootFailed(error.to_string());
     signals::block().map_err(failed)?;
+    probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let cpus = chosen_cpus(&config)?;
     let wanted = match config.int("shards") {
         0 => cpus.len(),
@@ -44,7 +45,6 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         identity.cores = Some(shards);
         check_core_ports(listen, shards)?;
     }
-    probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     announce(&config, &directory, &cpus)?;
 
@@ -72,7 +72,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     }
     let setups = Arc::new(Mutex::new(setups));
     let read_bytes = shared.config().size("core.memory.bytes") / 4;
-    let executors = ring::boot(&shard_cpus, read_bytes, move |io: RingIo| {
+    let mut executors = ring::boot(&shard_cpus, read_bytes, move |io: RingIo| {
         let index = crate::io::Io::core(&io).index();
         let setup = setups
             .lock()
@@ -86,7 +86,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         }
     })
     .map_err(failed)?;
-    let address = await_cores(&mut reports, shards)?;
+    let address = await_cores(&mut reports, &mut executors)?;
     if identity.port == 0 {
         identity.port = i32::from(address.port());
     }
@@ -225,13 +225,16 @@ fn announce(
     }
     let path = directory.path();
     let found = probe::file_system(path)
-        .map_err(|error| BootFailed(format!("cannot look at {}: {error}", path.display())))?;
+        .map_err(|error| refused_by_system("use the data directory", path, &error))?;
     let writes = if found.direct {
         "direct writes"
     } else {
         "buffered writes (the file system refuses O_DIRECT), with the same flushes"
     };
     println!("data in {} ({} on {}), {writes}", path.display(), found.kind, found.device);
+    if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
+        println!("{} is memory: a restart of the machine loses all data", found.kind);
+    }
     match config.durability() {
         Durability::Fsync => println!(
             "durability fsync: acks=all is answered after one flush per core and commit group"
@@ -245,17 +248,25 @@ fn announce(
     Ok(())
 }
 
-fn await_cores(reports: &mut Receiver<Report>, shards: u16) -> Result<SocketAddr, BootFailed> {
+fn await_cores(
+    reports: &mut Receiver<Report>,
+    executors: &mut Vec<Executor>,
+) -> Result<SocketAddr, BootFailed> {
     let deadline = Instant::now() + BOOT_PATIENCE;
     let mut address = None;
     let mut ready = 0;
-    while ready < shards {
+    while ready < executors.len() {
+        // Looked at first: one that ends reports why before.
+        let over = executors.iter().position(Executor::is_over);
         match reports.try_recv() {
             Some(Report { core, outcome }) => {
                 let found = outcome
                     .map_err(|failed| BootFailed(format!("{core} does not start: {failed}")))?;
                 address = Some(found);
                 ready += 1;
+            }
+            None if let Some(core) = over => {
+                return Err(never_began(core, executors.swap_remove(core)));
             }
             None if Instant::now() > deadline => {
                 return Err(BootFailed("the cores did not start in time".into()));
@@ -264,6 +275,19 @@ fn await_cores(reports: &mut Receiver<Report>, shards: u16) -> Result<SocketAddr
         }
     }
     address.ok_or_else(|| BootFailed("there is no core".into()))
+}
+
+/// An executor ended without a report.
+fn never_began(core: usize, executor: Executor) -> BootFailed {
+    let why = executor.join().err().map_or_else(|| "it ended".to_string(), |e| e.to_string());
+    // Without privileges the kernel counts rings as locked memory.
+    let remedy = if why.contains("os error 12") {
+        "; raise the limit of locked memory with `ulimit -l unlimited` or LimitMEMLOCK=infinity in \
+         the unit file, or run fewer --shards"
+    } else {
+        ""
+    };
+    BootFailed(format!("core {core} does not start: {why}{remedy}"))
 }
 
 fn exit_on_second_signal() {

@@ -2,7 +2,7 @@
 //!
 //! Invariants
 //!   F1  Only whole batches are given, only settled ones, the first one holding the offset asked
-//!       for; at least one if there is any, whatever its size.
+//!       for; the first of all parts in any case, whatever its size (KIP-74).
 //!   F2  Bytes that come from a file are given only after every batch's CRC was verified.
 
 use std::sync::Arc;
@@ -64,9 +64,10 @@ impl<I: Io> Owner<I> {
     pub async fn read_all(&self, parts: &[FetchPart], bytes_max: usize) -> Vec<FetchedPart> {
         let mut left = bytes_max;
         let mut answers = Vec::with_capacity(parts.len());
+        let mut is_first = true;
         for part in parts {
-            let is_first = left == bytes_max;
             let answer = self.read(part, left, is_first).await;
+            is_first &= answer.bytes() == 0;
             left = left.saturating_sub(answer.bytes());
             answers.push(answer);
         }
@@ -98,7 +99,7 @@ impl<I: Io> Owner<I> {
             return answer;
         }
         let bytes_max = part.bytes_max.min(left);
-        match self.collect(part.offset, &extents, bytes_max).await {
+        match self.collect(part.offset, &extents, (bytes_max, is_first)).await {
             Ok(records) => answer.records = records,
             Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {
                 // The core's budget is spent: an empty answer slows the client down.
@@ -152,12 +153,12 @@ impl<I: Io> Owner<I> {
     }
 
     /// The batches of `extents` from the one that holds `from` on, at most `bytes_max` of them but
-    /// at least one.
+    /// one in any case if `at_least_one`.
     async fn collect(
         &self,
         from: Offset,
         extents: &[Extent],
-        bytes_max: usize,
+        (bytes_max, at_least_one): (usize, bool),
     ) -> std::io::Result<Vec<Bytes>> {
         let mut pieces: Vec<Bytes> = Vec::with_capacity(extents.len());
         let mut bytes = 0;
@@ -171,7 +172,11 @@ impl<I: Io> Owner<I> {
             for (extent, piece) in run {
                 let piece = piece.unwrap_or_default();
                 let piece = if extent.base < from { skip_batches(&piece, from) } else { piece };
-                let piece = cut_batches(&piece, bytes_max.saturating_sub(bytes), bytes == 0);
+                let piece = cut_batches(
+                    &piece,
+                    bytes_max.saturating_sub(bytes),
+                    at_least_one && bytes == 0,
+                );
                 if piece.is_empty() {
                     return Ok(pieces);
                 }

@@ -3,13 +3,22 @@
 //! `CORELOG_BIN=PATH` tests another binary; `CORELOG_TEST_BOOTSTRAP=HOST:PORT` lets the real
 //! clients talk to a broker that already runs (Apache Kafka, to know that the tests are right).
 
+mod asks;
+mod cage;
 mod clients;
+mod connections;
+mod crowd;
 mod frames;
+mod full;
 mod groups;
 mod hostile;
 mod kill;
 mod librdkafka;
 mod per_core;
+mod polls;
 mod program;
+mod shards;
+mod start;
+mod stop;
 mod tools;
 mod world;

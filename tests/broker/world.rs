@@ -1,9 +1,9 @@
 //! A broker of the test's own: started on a free port, awaited, killed by its id, its log kept.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 /// How long a broker may take to answer after it was started.
 const START_MAX: Duration = Duration::from_secs(20);
+
+/// What a broker says when it serves.
+const READY: &str = "ready in ";
 
 /// Settings that keep a broker small enough for many at once.
 const SMALL: &[(&str, &str)] = &[
@@ -44,12 +47,60 @@ impl Broker {
 
     /// Starts the binary on an empty folder with these settings beside the small ones.
     pub fn start(settings: &[(&str, &str)]) -> Broker {
-        let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
-        let settings = SMALL.iter().chain(settings).map(owned).collect();
-        let address = free_address();
-        let mut broker = Broker { child: None, address, settings, folder: folder() };
+        Broker::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// As `start`, with its data below `parent`.
+    pub fn start_in(parent: &Path, settings: &[(&str, &str)]) -> Broker {
+        let mut broker = Broker::prepare(&[SMALL, settings].concat());
+        broker.folder = folder_in(parent);
         broker.launch();
         broker
+    }
+
+    /// Starts the binary as it comes, on an empty folder.
+    pub fn start_with_defaults() -> Broker {
+        let mut broker = Broker::prepare(&[]);
+        broker.launch();
+        broker
+    }
+
+    fn prepare(settings: &[(&str, &str)]) -> Broker {
+        let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        let settings = settings.iter().map(owned).collect();
+        Broker { child: None, address: free_address(), settings, folder: folder() }
+    }
+
+    /// Gives a setting another value for the next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_string(), value.to_string()));
+    }
+
+    /// Where its data is.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Sends a signal by its name, as `kill` does.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let told = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(told.expect("a kill command").success(), "{name} to {pid}");
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("the broker is our own");
+        let status = end_of(child).unwrap_or_else(|| panic!("it does not end:\n{}", self.log()));
+        self.child = None;
+        status
+    }
+
+    /// SIGTERM, and the start after it.
+    pub fn restart(&mut self) {
+        self.signal("TERM");
+        assert!(self.ended().success(), "{}", self.log());
+        self.launch();
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -80,30 +131,29 @@ impl Broker {
 
     /// Starts the binary on the data that is there.
     pub fn launch(&mut self) {
+        let ready = self.log().matches(READY).count();
         let log = File::options().create(true).append(true).open(self.log_path());
         let log = log.expect("the log can be written");
-        let mut command = Command::new(binary());
-        command
-            .env_remove("CORELOG_BIN")
-            .env_remove("CORELOG_TEST_BOOTSTRAP")
-            .arg("serve")
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"))
-            .arg("--listen")
-            .arg(self.bootstrap())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log);
+        let mut command = self.command();
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.child = Some(command.spawn().expect("the binary starts"));
+        self.await_ready(ready);
+    }
+
+    /// The command that starts it on its data.
+    pub fn command(&self) -> Command {
+        let mut command = serve(&self.data(), &self.bootstrap());
         for (name, value) in &self.settings {
             command.env(format!("CORELOG_{}", name.replace('.', "_").to_uppercase()), value);
         }
-        self.child = Some(command.spawn().expect("the binary starts"));
-        self.await_answer();
+        command
     }
 
-    fn await_answer(&mut self) {
+    /// Waits until it has said so once more: a connection alone may still reach the listener of
+    /// a process that was killed.
+    fn await_ready(&mut self, before: usize) {
         let until = Instant::now() + START_MAX;
-        while TcpStream::connect(self.address).is_err() {
+        while self.log().matches(READY).count() == before {
             let child = self.child.as_mut().expect("it was started");
             if let Some(status) = child.try_wait().expect("its status can be asked") {
                 panic!("the broker ended at start, {status}:\n{}", self.log());
@@ -126,6 +176,33 @@ impl Broker {
         let Some(child) = self.child.as_mut() else { return };
         if let Some(status) = child.try_wait().expect("its status can be asked") {
             panic!("the broker died, {status}:\n{}", self.log());
+        }
+    }
+
+    /// CPU time of all its threads so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.expect("the broker lives");
+        // Behind the name in brackets: user and system ticks are the 12th and 13th fields.
+        let fields = stat.rsplit(')').next().expect("a name").split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|t| t.parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Open sockets; its files come and go with the journal.
+    pub fn sockets(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        let links = open.expect("the broker lives").flatten();
+        let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// Waits until the log holds `text`.
+    pub fn await_log(&self, text: &str) {
+        let until = Instant::now() + START_MAX;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < until, "no `{text}` in the log:\n{}", self.log());
+            sleep(Duration::from_millis(2));
         }
     }
 
@@ -154,12 +231,45 @@ fn binary() -> PathBuf {
     std::env::var_os("CORELOG_BIN").unwrap_or(env!("CARGO_BIN_EXE_corelog").into()).into()
 }
 
+/// `corelog serve` on this data directory, without any other setting.
+pub fn serve(data: &Path, address: &str) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .env_remove("CORELOG_BIN")
+        .env_remove("CORELOG_TEST_BOOTSTRAP")
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(data)
+        .args(["--listen", address])
+        .stdin(Stdio::null());
+    command
+}
+
+/// How a process ends by itself; None if it goes on for too long, and is killed.
+pub fn end_of(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + START_MAX;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("its status can be asked") {
+            return Some(status);
+        }
+        sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
 fn folder() -> TempDir {
-    tempfile::Builder::new().prefix("corelog-test-").tempdir().expect("a temporary folder")
+    folder_in(&std::env::temp_dir())
+}
+
+fn folder_in(parent: &Path) -> TempDir {
+    let named = tempfile::Builder::new().prefix("corelog-test-").tempdir_in(parent);
+    named.expect("a temporary folder")
 }
 
 /// A free port with free ones behind it, for the cores that are brokers of their own.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     loop {
         let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = probe.local_addr().expect("its address");

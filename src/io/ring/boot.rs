@@ -10,7 +10,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,9 +33,16 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// A running executor.
 pub struct Executor {
     thread: glommio::ExecutorJoinHandle<io::Result<()>>,
+    /// Held by the thread's work.
+    alive: Weak<()>,
 }
 
 impl Executor {
+    /// Whether it has ended, or was never able to begin; `join` then says why.
+    pub fn is_over(&self) -> bool {
+        self.alive.strong_count() == 0
+    }
+
     /// Waits for the executor's end.
     pub fn join(self) -> io::Result<()> {
         self.thread.join().map_err(|error| io::Error::other(error.to_string()))?
@@ -63,7 +70,8 @@ where
     for (index, cpu) in cpus.iter().enumerate() {
         let core = CoreId(u16::try_from(index).map_err(io::Error::other)?);
         let (main, ticker, clock) = (main.clone(), ticker.clone(), clock.clone());
-        let running = running.clone();
+        let (running, alive) = (running.clone(), Arc::new(()));
+        let watched = Arc::downgrade(&alive);
         let thread = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
             .name(&format!("core-{index}"))
             .io_memory(IO_MEMORY_BYTES)
@@ -71,11 +79,11 @@ where
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .spawn(move || async move {
                 let outcome = run_core(core, arena_bytes, clock, origin, &ticker, main).await;
-                drop(running);
+                drop((running, alive));
                 outcome
             })
             .map_err(|error| io::Error::other(error.to_string()))?;
-        executors.push(Executor { thread });
+        executors.push(Executor { thread, alive: watched });
     }
     start_ticker(ticker, running)?;
     Ok(executors)

@@ -67,7 +67,8 @@ pub fn machine() -> Result<(), Unfit> {
     let probe: io::Result<IoUring> =
         IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8);
     if let Err(error) = probe {
-        return Err(ring_refusal(&error, &release));
+        let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+        return Err(ring_refusal(&error, &release, &disabled.unwrap_or_default()));
     }
     let descriptors = raise(libc::RLIMIT_NOFILE, libc::rlim_t::MAX);
     if descriptors < DESCRIPTORS_MIN {
@@ -80,9 +81,9 @@ pub fn machine() -> Result<(), Unfit> {
     Ok(())
 }
 
-fn ring_refusal(error: &io::Error, release: &str) -> Unfit {
-    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-    if disabled.is_ok_and(|value| value.trim() != "0") {
+/// Why no ring could be made; `disabled` is what the kernel's switch says.
+fn ring_refusal(error: &io::Error, release: &str, disabled: &str) -> Unfit {
+    if matches!(disabled.trim(), "1" | "2") {
         return Unfit::RingDisabled;
     }
     match error.raw_os_error() {
@@ -175,21 +176,27 @@ pub fn file_system(directory: &Path) -> io::Result<FileSystem> {
     Ok(FileSystem {
         kind: kind.to_string(),
         device: device.to_string(),
-        direct: takes_direct(&directory),
+        direct: takes_direct(&directory)?,
     })
 }
 
-fn takes_direct(directory: &Path) -> bool {
+fn takes_direct(directory: &Path) -> io::Result<bool> {
     let probe = directory.join(format!(".direct-{}", std::process::id()));
-    let Ok(path) = std::ffi::CString::new(probe.as_os_str().as_bytes()) else { return false };
+    let path = std::ffi::CString::new(probe.as_os_str().as_bytes())?;
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_DIRECT | libc::O_CLOEXEC;
     // SAFETY: `path` is a C string that lives across the call; the result is checked.
     let descriptor = unsafe { libc::open(path.as_ptr(), flags, 0o600) };
+    let error = io::Error::last_os_error();
     if descriptor >= 0 {
         drop(super::driver::own(descriptor));
     }
+    // Where O_DIRECT is refused the file is there all the same.
     drop(std::fs::remove_file(&probe));
-    descriptor >= 0
+    match error.raw_os_error() {
+        _ if descriptor >= 0 => Ok(true),
+        Some(libc::EINVAL) => Ok(false),
+        _ => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +212,19 @@ mod tests {
         let found = file_system(directory.path()).expect("a file system");
         assert_ne!(found.kind, "unknown");
         assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn the_reason_for_no_ring_is_told() {
+        let refusal = |code, disabled| {
+            let error = io::Error::from_raw_os_error(code);
+            ring_refusal(&error, "6.1.0", disabled).to_string()
+        };
+        let switched_off = refusal(libc::EPERM, "2\n");
+        assert!(switched_off.contains("sysctl -w kernel.io_uring_disabled=0"), "{switched_off}");
+        assert!(refusal(libc::EPERM, "0\n").contains("seccomp"));
+        assert!(refusal(libc::ENOSYS, "").contains("seccomp"));
+        assert!(refusal(libc::EINVAL, "0\n").contains("needs Linux 6.1"));
     }
 
     #[test]
