@@ -115,8 +115,11 @@ fn served(key: i16, version: i16) -> Option<ApiKey> {
 /// What the walk over a Produce request met, in the table's terms.
 #[derive(Default)]
 struct Walk<'a> {
-    topics: Vec<(TopicRef<'a>, Vec<(i32, Option<Range<usize>>)>)>,
+    topics: Vec<(TopicRef<'a>, Vec<Partition>)>,
 }
+
+/// Its index, and where its records are.
+type Partition = (i32, Option<Range<usize>>);
 
 impl<'a> ProduceSink<'a> for Walk<'a> {
     fn topic(&mut self, topic: TopicRef<'a>) {
