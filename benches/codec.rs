@@ -246,8 +246,9 @@ fn journal_groups(criterion: &mut Criterion) {
                 journal.room(100 * 2 * RECORD_BYTES).await.expect("room");
                 journal.release(journal.head());
                 let append = |_| journal.append(entry, black_box(&body), |_| {}).expect("accepted");
-                let last = (0..100).map(append).last().expect("a hundred");
-                journal.wait_durable(last.position).await.expect("durable");
+                let positions = (0..100).map(|number| append(number).position);
+                let last = positions.max().expect("a hundred");
+                journal.wait_durable(last).await.expect("durable");
             });
         });
     });

@@ -34,6 +34,7 @@ pub enum FrameEnd {
 }
 
 /// Reads frames from one connection.
+#[derive(Default)]
 pub struct Frames {
     buffer: BytesMut,
 }

@@ -81,7 +81,7 @@ impl Group {
         let protocol = value.protocol.unwrap_or("");
         for of_member in &value.members {
             let member_id = of_member.member_id.to_owned();
-            // No broker writes a member or an instance twice; of a damaged pair the later one counts.
+            // No broker writes a member or an instance twice: of a damaged pair the later counts.
             let earlier = self.members.remove(&member_id);
             earlier.and_then(|earlier| self.statics.remove(&earlier.instance_id?));
             if let Some(instance_id) = of_member.group_instance_id {
