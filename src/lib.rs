@@ -35,3 +35,7 @@ pub mod node;
 
 // Layer 6, doors: how a person comes in.
 pub mod cli;
+
+// Layer 6 of the tests: a whole node in a simulated world.
+#[cfg(test)]
+mod sim;
