@@ -261,6 +261,26 @@ fn whatever_happens_a_prefix_with_everything_acknowledged_comes_back() {
 }
 
 #[test]
+fn what_was_acknowledged_before_a_failed_write_is_flushed_all_the_same() {
+    let world = World::new(0);
+    let node = world.node();
+    let settings = small(Flush::Within(Duration::from_secs(60)));
+    let (journal, _) = world.block_on(open(node.core(0), settings.clone())).expect("empty");
+    world.block_on(async {
+        let appended = journal.append(entry(1), &body(1), |_| {}).expect("accepted");
+        journal.wait_durable(appended.position).await.expect("written");
+        node.disk().fail(Fault::Write, 0);
+        let appended = journal.append(entry(2), &body(2), |_| {}).expect("accepted");
+        journal.wait_durable(appended.position).await.expect_err("poisoned");
+        journal.close().await;
+    });
+    node.crash(Crash::Power);
+    node.restart();
+    let (_, replayed) = world.block_on(open(node.core(0), settings)).expect("undamaged");
+    assert!(replayed.contains(&(1, body(1))), "the power took what was acknowledged");
+}
+
+#[test]
 fn the_journal_takes_the_same_course_for_the_same_seed() {
     for seed in 0..10 {
         assert_eq!(run(seed), run(seed), "seed {seed}");
