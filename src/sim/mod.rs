@@ -38,7 +38,7 @@ use history::History;
 use server::Server;
 
 /// Seeds of a usual run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 /// How long the world may take to come to rest at the end, virtual time.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the actors go on with the node that has survived everything.
