@@ -46,7 +46,9 @@ fn fault(world: &World, server: &Server, stage: &Rc<Stage>) {
         1 => (Fault::Allocate, 6),
         2 => (Fault::Read, 100),
         3 => (Fault::Name, 10),
-        4 => (Fault::Sync, 10),
+        // Where a flush comes after the answer, its failure may take what was acknowledged.
+        4 if stage.plan.flushed => (Fault::Sync, 10),
+        4 => (Fault::Write, 200),
         _ => {
             disk.set_space(Some(disk.used() + world.below(4 << 20)));
             stage.history().met.scarce_disks += 1;
