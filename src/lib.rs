@@ -38,3 +38,7 @@ pub mod client;
 pub mod load;
 
 pub mod cli;
+
+// Layer 6 of the tests: a whole node in a simulated world.
+#[cfg(test)]
+mod sim;

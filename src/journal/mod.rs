@@ -201,6 +201,7 @@ struct State<I: Io> {
     /// The last group that survives a power loss; behind `written` in mode `replicated`.
     flushed: Mark,
     poisoned: Option<Poisoned>,
+    flush_failed: bool,
     closing: bool,
     /// The writer's task has ended.
     closed: bool,
@@ -360,7 +361,7 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow_mut().close();
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
-            if (state.closed || state.poisoned.is_some()) && !state.preparing {
+            if state.closed && !state.preparing {
                 return Poll::Ready(());
             }
             state.watch(context.waker());
@@ -386,6 +387,7 @@ impl<I: Io> Inner<I> {
             written: reached,
             flushed: reached,
             poisoned: None,
+            flush_failed: false,
             closing: false,
             closed: false,
             preparing: false,

@@ -14,9 +14,11 @@
 //!   R2  The sequence goes on far above every group that was ever seen, so that a dropped one can
 //!       never come back behind a new one, not even one whose header could not be read.
 //!   R3  What is accepted is flushed before anybody learns of it: a killed process may have left a
-//!       group in the device's cache only.
+//!       group in the device's cache only. Groups that no later one proves to be durable are
+//!       written once more, the same bytes: a flush after a failed one may succeed without them.
 //!   R4  Memory is bounded by the largest group plus one window.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -25,7 +27,7 @@ use super::open_error::{Damage, OpenError};
 use super::window::Window;
 use super::{Location, Settings, files};
 use crate::base::ids::PartitionId;
-use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
+use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::journal::files::Files;
 use crate::journal::space::Space;
 
@@ -64,12 +66,20 @@ pub async fn recover<I: Io>(
     let (mut files, numbers) = open_files(io, settings).await?;
     let journal_id = identify(settings, &files, &numbers).await?;
     let first_address = numbers.first().map_or(0, |first| first * settings.file_bytes);
-    let mut scan =
-        Scan { settings, files: &files, journal_id, first_address, sequence: 0, highest: 0 };
+    let mut scan = Scan {
+        settings,
+        files: &files,
+        journal_id,
+        first_address,
+        sequence: 0,
+        highest: 0,
+        unproven: VecDeque::new(),
+    };
     let head = match (numbers.first(), numbers.last()) {
         (Some(first), Some(last)) => scan.run(*first, *last, replay).await?,
         _ => Head { number: 0, address: 0 },
     };
+    scan.write_unproven_again().await?;
     let Scan { journal_id, sequence, highest, .. } = scan;
     for file in files.all() {
         let what = || "flush the journal's files".to_string();
@@ -230,6 +240,8 @@ struct Scan<'a, F> {
     sequence: u64,
     /// The greatest sequence seen in any group of this journal.
     highest: u64,
+    /// Accepted groups that no accepted group says to be durable.
+    unproven: VecDeque<GroupHeader>,
 }
 
 /// What stands at an address.
@@ -317,8 +329,26 @@ impl<F: File> Scan<'_, F> {
             self.journal_id = Some(header.journal_id);
             self.sequence = header.sequence;
             self.highest = self.highest.max(header.sequence);
+            let proven = self.unproven.partition_point(|group| group.sequence <= header.flushed);
+            self.unproven.drain(..proven);
+            self.unproven.push_back(*header);
         }
         Ok(outcome)
+    }
+
+    async fn write_unproven_again(&self) -> Result<(), OpenError> {
+        for group in &self.unproven {
+            let number = group.address / self.settings.file_bytes;
+            let position = group.address % self.settings.file_bytes;
+            let Some(file) = self.files.get(number) else { continue };
+            let bytes = file.read_at(position, group.length as usize).await;
+            let bytes = bytes.map_err(self.failed_to_read(number))?.freeze();
+            file.write_at(position, bytes, Durability::Flushed).await.map_err(|error| {
+                let what = format!("write {} once more", self.path(number).display());
+                OpenError::Io { what, error }
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether a file begins with the group that followed the last valid one.

@@ -4,6 +4,9 @@
 //!   W1  One group is in flight at a time; the next write starts when its outcome is known.
 //!   W2  An idle journal writes at once: entries of the same tick share a group, no timer waits
 //!       for more.
+//!   W3  A journal that a failed write has poisoned flushes what was written before: in mode
+//!       `replicated` it was acknowledged. A failed flush is not tried again, since its success
+//!       would prove nothing.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -23,7 +26,7 @@ pub async fn run<I: Io>(inner: Rc<Inner<I>>) {
     }
     while let Some(group) = next_group(&inner).await {
         if !write(&inner, group).await {
-            return;
+            break;
         }
     }
     finish(&inner).await;
@@ -123,7 +126,9 @@ async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
     };
     for file in files {
         if let Err(error) = file.sync().await {
-            inner.state.borrow_mut().poison("flush", &error);
+            let mut state = inner.state.borrow_mut();
+            state.flush_failed = true;
+            state.poison("flush", &error);
             return false;
         }
     }
@@ -139,7 +144,7 @@ async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
 async fn finish<I: Io>(inner: &Rc<Inner<I>>) {
     let behind = {
         let state = inner.state.borrow();
-        state.poisoned.is_none() && state.flushed != state.written
+        !state.flush_failed && state.flushed != state.written
     };
     if behind {
         flush(inner).await;

@@ -86,6 +86,8 @@ pub struct Disk {
     /// Per kind, how many go well before one fails.
     faults: Vec<(Fault, u32)>,
     space: Option<u64>,
+    /// Says that it has flushed, and has not.
+    lies: bool,
 }
 
 /// Submits an operation and returns its answer.
@@ -206,11 +208,13 @@ impl Disk {
             }
             Operation::Write { file, offset, data, flushed } => {
                 self.claim(&file, offset.saturating_add(data.len() as u64))?;
-                file.borrow_mut().write(offset, &data, flushed);
+                file.borrow_mut().write(offset, &data, flushed && !self.lies);
                 Ok(Answer::Done)
             }
             Operation::Sync { file, through } => {
-                file.borrow_mut().sync(through);
+                if !self.lies {
+                    file.borrow_mut().sync(through);
+                }
                 Ok(Answer::Done)
             }
             Operation::Allocate { file, length } => self.allocate(&file, length),
@@ -395,6 +399,10 @@ impl Disk {
 
     pub fn set_space(&mut self, space: Option<u64>) {
         self.space = space;
+    }
+
+    pub fn set_lying(&mut self) {
+        self.lies = true;
     }
 
     pub fn file(&self, path: &Path) -> Option<SharedInode> {

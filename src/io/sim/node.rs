@@ -144,6 +144,11 @@ impl DiskControl {
         self.disk.borrow_mut().set_space(space);
     }
 
+    /// From here on nothing is durable, whatever the disk answers.
+    pub fn lie_about_flushes(&self) {
+        self.disk.borrow_mut().set_lying();
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         self.disk.borrow().used()

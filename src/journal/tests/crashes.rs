@@ -203,11 +203,12 @@ fn trouble(world: &World, node: &Node) {
     let disk = node.disk();
     disk.set_space(None);
     let after = u32::try_from(world.below(60)).expect("small");
-    match world.below(8) {
+    match world.below(9) {
         0 => disk.fail(Fault::Write, after),
         1 => disk.fail(Fault::Allocate, after / 8),
         2 => disk.fail(Fault::Read, after / 8),
-        3 | 4 => disk.set_space(Some(disk.used() + world.below(300 << 10))),
+        3 => disk.fail(Fault::Sync, after / 8),
+        4 | 5 => disk.set_space(Some(disk.used() + world.below(300 << 10))),
         _ => {}
     }
 }
@@ -258,6 +259,47 @@ fn whatever_happens_a_prefix_with_everything_acknowledged_comes_back() {
     let counts =
         [all.replayed, all.dropped, all.reused, all.refused, all.poisoned, all.failed_opens];
     assert!(counts.iter().all(|count| *count > 10), "the runs met too little: {all:?}");
+}
+
+#[test]
+fn what_was_acknowledged_before_a_failed_write_is_flushed_all_the_same() {
+    let world = World::new(0);
+    let node = world.node();
+    let settings = small(Flush::Within(Duration::from_secs(60)));
+    let (journal, _) = world.block_on(open(node.core(0), settings.clone())).expect("empty");
+    world.block_on(async {
+        let appended = journal.append(entry(1), &body(1), |_| {}).expect("accepted");
+        journal.wait_durable(appended.position).await.expect("written");
+        node.disk().fail(Fault::Write, 0);
+        let appended = journal.append(entry(2), &body(2), |_| {}).expect("accepted");
+        journal.wait_durable(appended.position).await.expect_err("poisoned");
+        journal.close().await;
+    });
+    node.crash(Crash::Power);
+    node.restart();
+    let (_, replayed) = world.block_on(open(node.core(0), settings)).expect("undamaged");
+    assert!(replayed.contains(&(1, body(1))), "the power took what was acknowledged");
+}
+
+#[test]
+fn what_recovery_accepts_is_durable_even_after_a_flush_that_failed() {
+    let world = World::new(0);
+    let node = world.node();
+    let settings = small(Flush::Within(Duration::from_secs(60)));
+    let (journal, _) = world.block_on(open(node.core(0), settings.clone())).expect("empty");
+    world.block_on(async {
+        let appended = journal.append(entry(1), &body(1), |_| {}).expect("accepted");
+        journal.wait_durable(appended.position).await.expect("written");
+        node.disk().fail(Fault::Sync, 0);
+        journal.close().await;
+        assert!(journal.poisoned().is_some(), "the flush failed");
+    });
+    for how in [Crash::Kill, Crash::Power] {
+        node.crash(how);
+        node.restart();
+        let (_, replayed) = world.block_on(open(node.core(0), settings.clone())).expect("whole");
+        assert_eq!(replayed, [(1, body(1))], "{how:?}");
+    }
 }
 
 #[test]
