@@ -35,6 +35,7 @@ use crate::config::BrokerConfig;
 use crate::handler::Handlers;
 use crate::io::{Io, Listener, Stream};
 
+pub use answers::Answer;
 pub use budget::{Budget, Charge};
 pub use serve::Closed;
 

@@ -55,8 +55,5 @@ async fn find<I: Io>(handlers: &Rc<Handlers<I>>, kind: i8, key: &str) -> Result<
     if kind != GROUP {
         return Err(ErrorCode::INVALID_REQUEST);
     }
-    if key.is_empty() {
-        return Err(ErrorCode::INVALID_GROUP_ID);
-    }
     handlers.coordinator_of(key).await.map(|_| ())
 }
