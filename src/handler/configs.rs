@@ -215,14 +215,14 @@ fn mentions<'a>(resources: impl Iterator<Item = (i8, &'a str)>) -> BTreeMap<(i8,
 fn once<'a>(
     mentions: &BTreeMap<(i8, &'a str), usize>,
     target: (i8, &'a str),
-    names: impl Iterator<Item = &'a str>,
+    mut names: impl Iterator<Item = &'a str>,
 ) -> Result<(), Refusal> {
     if mentions.get(&target).is_some_and(|count| *count > 1) {
         let message = format!("'{}' is named twice in the request", target.1);
         return Err((ErrorCode::INVALID_REQUEST, message));
     }
     let mut seen = BTreeSet::new();
-    match names.filter(|name| !seen.insert(*name)).next() {
+    match names.find(|name| !seen.insert(*name)) {
         Some(name) => Err((ErrorCode::INVALID_REQUEST, format!("`{name}` is given twice"))),
         None => Ok(()),
     }

@@ -103,6 +103,5 @@ fn describe(
         is_internal: topic.is_internal(),
         partitions: partitions.collect(),
         topic_authorized_operations: operations::TOPIC,
-        ..DescribeTopicPartitionsResponseTopic::default()
     }
 }
