@@ -10,6 +10,8 @@ pub const MESSAGES_PER_TURN: u32 = 64;
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// Partitions of one topic: one CreateTopics cannot ask for more than a node may hold.
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 1_000_000;
+/// Partitions of all topics: what one answer can still tell.
+pub const PARTITIONS_MAX: u64 = 2_000_000;
 /// Requests of one connection that are being answered at a time.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 256;
 /// Bytes of a request other than Produce.
@@ -20,8 +22,10 @@ pub const REQUEST_BYTES_MIN: usize = 10;
 pub const LOOKUP_BYTES_MAX: usize = 64 << 20;
 /// Fetch sessions of one core.
 pub const FETCH_SESSIONS_MAX: usize = 1000;
-/// Partitions that one fetch request or session may name.
-pub const FETCH_PARTITIONS_MAX: usize = 1_000_000;
+/// Partitions of all fetch sessions of one core.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 200_000;
+/// Look-ups of one request that are under way at a time.
+pub const LOOKUPS_MAX: usize = 64;
 /// Producer ids that are reserved with one journal entry.
 pub const PRODUCER_ID_BLOCK: i64 = 1000;
 /// Once signalled, open connections get this long to take their answers.

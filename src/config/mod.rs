@@ -47,6 +47,8 @@ pub struct TopicConfig {
     pub max_message_bytes: usize,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    /// Records are kept by key, so that each needs one.
+    pub is_compacted: bool,
 }
 
 impl Default for BrokerConfig {
@@ -181,6 +183,7 @@ impl TopicConfig {
             max_message_bytes: usize::try_from(int("max.message.bytes")).unwrap_or(usize::MAX),
             timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
+            is_compacted: topic_value(own("cleanup.policy"), "cleanup.policy").contains("compact"),
         }
     }
 }

@@ -12,12 +12,12 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::{Charge, Connection};
+use super::{Charge, Closed, Connection};
 use crate::base::limits;
 use crate::io::{Io, Stream};
 
 /// An answer's bytes, when they are there; empty for a request without an answer.
-pub type Answer = Pin<Box<dyn Future<Output = Vec<Bytes>>>>;
+pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Closed>>>>;
 
 /// Bytes of answers that are collected for one write at most, unless one answer is larger.
 const WRITE_BYTES_MAX: usize = 1 << 20;
@@ -103,10 +103,16 @@ impl Answers {
             // The answer is polled outside the queue, which it may look at.
             let Some(mut first) = self.queue.borrow_mut().pop_front() else { break };
             match first.answer.as_mut().poll(context) {
-                Poll::Ready(pieces) => {
+                Poll::Ready(Ok(pieces)) => {
                     answered += first.bytes;
                     ready_bytes += pieces.iter().map(Bytes::len).sum::<usize>();
                     ready.extend(pieces);
+                }
+                Poll::Ready(Err(Closed(why))) => {
+                    tracing::warn!("a connection is closed: {why}");
+                    self.queue.borrow_mut().clear();
+                    self.end();
+                    break;
                 }
                 Poll::Pending => {
                     self.queue.borrow_mut().push_front(first);

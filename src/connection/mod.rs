@@ -37,6 +37,7 @@ use crate::config::BrokerConfig;
 use crate::handler::Handlers;
 use crate::io::{Io, Listener, Stream};
 
+pub use answers::Answer;
 pub use budget::{Budget, Charge};
 pub use frames::{Frame, FrameEnd, Frames};
 pub use serve::Closed;

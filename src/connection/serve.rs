@@ -90,7 +90,7 @@ async fn serve<I: Io>(
 }
 
 fn ready(pieces: Vec<Bytes>) -> Answer {
-    Box::pin(std::future::ready(pieces))
+    Box::pin(std::future::ready(Ok(pieces)))
 }
 
 fn find_api(start: RequestStart) -> Result<ApiKey, Closed> {

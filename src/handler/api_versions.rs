@@ -11,14 +11,18 @@ use crate::wire::error::ErrorCode;
 pub fn handle(request: &Request<'_>) -> Result<Vec<Bytes>, Closed> {
     let asked = request.decode::<crate::wire::api::api_versions::Request<'_>>()?;
     let named = |text: &str| {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
-        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(legal)
+        let is_plain = |c: char| c.is_ascii_alphanumeric();
+        let is_legal = |c: char| is_plain(c) || matches!(c, '.' | '-');
+        text.starts_with(is_plain) && text.ends_with(is_plain) && text.chars().all(is_legal)
     };
     // From version 3 on the client says who it is, and must do so in letters and digits.
     let is_named = request.version() < 3
         || (named(asked.client_software_name) && named(asked.client_software_version));
-    let error = if is_named { ErrorCode::NONE } else { ErrorCode::INVALID_REQUEST };
-    Ok(request.answer(&response(error)))
+    if !is_named {
+        let error_code = ErrorCode::INVALID_REQUEST.0;
+        return Ok(request.answer(&Response { error_code, ..Response::default() }));
+    }
+    Ok(request.answer(&response(ErrorCode::NONE)))
 }
 
 /// The answer to a version that is not served: in version 0, which every client reads.

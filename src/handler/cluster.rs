@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::{Handlers, Request, operations};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::wire::api::describe_cluster::{DescribeClusterBroker, Request as Asked, Response};
@@ -10,13 +10,20 @@ use crate::wire::error::ErrorCode;
 
 /// What a request may ask for (KIP-919): brokers or controllers.
 const BROKERS: i8 = 1;
+const CONTROLLERS: i8 = 2;
 
 pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked = request.decode()?;
     if request.version() >= 1 && asked.endpoint_type != BROKERS {
+        let (error, why) = if asked.endpoint_type == CONTROLLERS {
+            let why = "this port answers for brokers, not for controllers";
+            (ErrorCode::MISMATCHED_ENDPOINT_TYPE, why)
+        } else {
+            (ErrorCode::UNSUPPORTED_ENDPOINT_TYPE, "there is no such type of endpoint")
+        };
         let response = Response {
-            error_code: ErrorCode::MISMATCHED_ENDPOINT_TYPE.0,
-            error_message: Some("this port answers for brokers, not for controllers"),
+            error_code: error.0,
+            error_message: Some(why),
             endpoint_type: BROKERS,
             ..Response::default()
         };
@@ -36,6 +43,10 @@ pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Ve
         cluster_id: &image.cluster_id,
         controller_id: identity.controller().id,
         brokers: brokers.collect(),
+        cluster_authorized_operations: operations::told(
+            asked.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ),
         ..Response::default()
     };
     Ok(request.answer(&response))

@@ -1,6 +1,7 @@
 //! DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: the table's rows, for topics and the
 //! node.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use crate::config::{self, BROKER, Kind, Setting, Source, TOPIC};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::metadata::{ConfigChange, Topic};
+use crate::partition::check_name;
 use crate::wire::api::{alter_configs, describe_configs, incremental_alter_configs};
 use crate::wire::error::ErrorCode;
 
@@ -26,6 +28,13 @@ const RESOURCE_BROKER: i8 = 4;
 /// A refusal: the code and one sentence.
 type Refusal = (ErrorCode, String);
 
+/// What a client wants to be told of each setting beside its value.
+#[derive(Clone, Copy)]
+struct Wanted {
+    docs: bool,
+    synonyms: bool,
+}
+
 pub fn describe<I: Io>(
     handlers: &Handlers<I>,
     request: &Request<'_>,
@@ -33,26 +42,26 @@ pub fn describe<I: Io>(
     let asked: describe_configs::Request<'_> = request.decode()?;
     let image = handlers.image();
     let shared = handlers.dispatch.shared().clone();
-    let with_docs = asked.include_documentation;
+    let with = Wanted { docs: asked.include_documentation, synonyms: asked.include_synonyms };
     let results = asked.resources.iter().map(|resource| {
         let name = resource.resource_name;
         let wanted = |setting: &str| {
-            resource.configuration_keys.as_ref().is_none_or(|keys| keys.contains(&setting))
+            // No names ask for all, as null does.
+            let keys = resource.configuration_keys.as_deref().unwrap_or_default();
+            keys.is_empty() || keys.contains(&setting)
         };
         let described = match resource.resource_type {
             RESOURCE_TOPIC => image
                 .topic(name)
-                .map(|topic| describe_topic(topic, &wanted, with_docs))
-                .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+                .map(|topic| describe_topic(topic, &wanted, with))
+                .ok_or_else(|| no_topic(name).0),
             RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
             RESOURCE_BROKER if name.parse().is_ok_and(|id| handlers.identity.is_me(id)) => {
                 Ok(shared
                     .config()
                     .rows()
                     .filter(|(setting, ..)| wanted(setting.name))
-                    .map(|(setting, value, source)| {
-                        describe_broker(setting, value, source, with_docs)
-                    })
+                    .map(|(setting, value, source)| describe_broker(setting, value, source, with))
                     .collect())
             }
             _ => Err(ErrorCode::INVALID_REQUEST),
@@ -73,14 +82,14 @@ pub fn describe<I: Io>(
 fn describe_topic<'a>(
     topic: &'a Topic,
     wanted: &impl Fn(&str) -> bool,
-    with_docs: bool,
+    with: Wanted,
 ) -> Vec<DescribeConfigsResourceResult<'a>> {
     let rows = TOPIC.iter().filter(|setting| wanted(setting.name));
     rows.map(|setting| {
         let own = topic.configs.get(setting.name);
         let value = config::topic_value(own, setting.name);
         let source = if own.is_some() { DYNAMIC_TOPIC } else { DEFAULT };
-        row(setting, value, source, with_docs)
+        row(setting, value, source, with)
     })
     .collect()
 }
@@ -89,10 +98,10 @@ fn describe_broker<'a>(
     setting: &'static Setting,
     value: &'a str,
     source: Source,
-    with_docs: bool,
+    with: Wanted,
 ) -> DescribeConfigsResourceResult<'a> {
     let source = if source == Source::Default { DEFAULT } else { STATIC_BROKER };
-    let row = row(setting, value, source, with_docs);
+    let row = row(setting, value, source, with);
     DescribeConfigsResourceResult { read_only: true, ..row }
 }
 
@@ -100,7 +109,7 @@ fn row<'a>(
     setting: &'static Setting,
     value: &'a str,
     source: i8,
-    with_docs: bool,
+    with: Wanted,
 ) -> DescribeConfigsResourceResult<'a> {
     let mut synonyms = Vec::new();
     if source != DEFAULT {
@@ -111,6 +120,7 @@ fn row<'a>(
         value: Some(setting.default),
         source: DEFAULT,
     });
+    synonyms.retain(|_| with.synonyms);
     DescribeConfigsResourceResult {
         name: setting.name,
         value: Some(value),
@@ -119,7 +129,7 @@ fn row<'a>(
         is_sensitive: false,
         synonyms,
         config_type: type_number(setting.kind),
-        documentation: with_docs.then_some(setting.doc),
+        documentation: with.docs.then_some(setting.doc),
     }
 }
 
@@ -140,11 +150,13 @@ pub async fn alter<I: Io>(
 ) -> Result<Vec<Bytes>, Closed> {
     use alter_configs::{AlterConfigsResourceResponse, Request as Asked, Response};
     let asked: Asked<'_> = request.decode()?;
+    let mentions = mentions(asked.resources.iter().map(|r| (r.resource_type, r.resource_name)));
     let mut outcomes = Vec::with_capacity(asked.resources.len());
     for resource in &asked.resources {
-        let given = resource.configs.iter().map(|config| (config.name, config.value));
-        let changes = replace_all(handlers, resource.resource_name, given.collect());
         let target = (resource.resource_type, resource.resource_name);
+        let given = resource.configs.iter().map(|config| (config.name, config.value));
+        let changes = once(&mentions, target, resource.configs.iter().map(|config| config.name))
+            .and_then(|()| replace_all(handlers, resource.resource_name, given.collect()));
         outcomes.push(apply(handlers, target, changes, asked.validate_only).await);
     }
     let responses = asked.resources.iter().zip(&outcomes).map(|(resource, outcome)| {
@@ -165,16 +177,18 @@ pub async fn alter_incrementally<I: Io>(
 ) -> Result<Vec<Bytes>, Closed> {
     use incremental_alter_configs::{AlterConfigsResourceResponse, Request as Asked, Response};
     let asked: Asked<'_> = request.decode()?;
+    let mentions = mentions(asked.resources.iter().map(|r| (r.resource_type, r.resource_name)));
     let mut outcomes = Vec::with_capacity(asked.resources.len());
     for resource in &asked.resources {
         let image = handlers.image();
+        let target = (resource.resource_type, resource.resource_name);
         let topic = image.topic(resource.resource_name);
         let changes = resource.configs.iter().map(|config| {
             let own = topic.and_then(|topic| topic.configs.get(config.name));
             operate(config.config_operation, config.name, config.value, own)
         });
-        let changes: Result<Vec<ConfigChange>, Refusal> = changes.collect();
-        let target = (resource.resource_type, resource.resource_name);
+        let changes = once(&mentions, target, resource.configs.iter().map(|config| config.name))
+            .and_then(|()| changes.collect::<Result<Vec<ConfigChange>, Refusal>>());
         outcomes.push(apply(handlers, target, changes, asked.validate_only).await);
     }
     let responses = asked.resources.iter().zip(&outcomes).map(|(resource, outcome)| {
@@ -187,6 +201,32 @@ pub async fn alter_incrementally<I: Io>(
         }
     });
     Ok(request.answer(&Response { responses: responses.collect(), ..Response::default() }))
+}
+
+/// How often a request names each resource.
+fn mentions<'a>(resources: impl Iterator<Item = (i8, &'a str)>) -> BTreeMap<(i8, &'a str), usize> {
+    let mut mentions = BTreeMap::new();
+    for resource in resources {
+        *mentions.entry(resource).or_default() += 1;
+    }
+    mentions
+}
+
+/// Refuses what is said twice: which of the two is meant cannot be told.
+fn once<'a>(
+    mentions: &BTreeMap<(i8, &'a str), usize>,
+    target: (i8, &'a str),
+    mut names: impl Iterator<Item = &'a str>,
+) -> Result<(), Refusal> {
+    if mentions.get(&target).is_some_and(|count| *count > 1) {
+        let message = format!("'{}' is named twice in the request", target.1);
+        return Err((ErrorCode::INVALID_REQUEST, message));
+    }
+    let mut seen = BTreeSet::new();
+    match names.find(|name| !seen.insert(*name)) {
+        Some(name) => Err((ErrorCode::INVALID_REQUEST, format!("`{name}` is given twice"))),
+        None => Ok(()),
+    }
 }
 
 fn parts_of(outcome: &Result<(), Refusal>) -> (i16, Option<&str>) {
@@ -230,7 +270,8 @@ fn operate(
     if operation == DELETE {
         return Ok(ConfigChange { name: name.to_string(), value: None });
     }
-    let value = value.ok_or_else(|| invalid(format!("`{name}` is given no value")))?;
+    let no_value = || (ErrorCode::INVALID_REQUEST, format!("`{name}` is given no value"));
+    let value = value.ok_or_else(no_value)?;
     let combined = match (operation, setting.kind) {
         (SET, _) => value.to_string(),
         (APPEND | SUBTRACT, Kind::List(_)) => {
@@ -247,6 +288,13 @@ fn operate(
     };
     let value = setting.check(&combined).map_err(|error| invalid(error.to_string()))?;
     Ok(ConfigChange { name: name.to_string(), value: Some(value) })
+}
+
+fn no_topic(name: &str) -> Refusal {
+    match check_name(name) {
+        Err(refused) => (refused.error, refused.message),
+        Ok(()) => (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, format!("there is no topic '{name}'")),
+    }
 }
 
 async fn apply<I: Io>(
@@ -266,11 +314,11 @@ async fn apply<I: Io>(
         let message = format!("resource type {resource_type} has no settings here");
         return Err((ErrorCode::INVALID_REQUEST, message));
     }
-    let unknown = || {
-        let message = format!("there is no topic '{resource_name}'");
-        (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, message)
-    };
-    handlers.image().topic(resource_name).ok_or_else(unknown)?;
+    if resource_name.is_empty() {
+        let message = "topics have no settings that all share: name one".to_string();
+        return Err((ErrorCode::INVALID_REQUEST, message));
+    }
+    handlers.image().topic(resource_name).ok_or_else(|| no_topic(resource_name))?;
     let changes = changes?;
     if validate_only || changes.is_empty() {
         return Ok(());

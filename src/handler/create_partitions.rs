@@ -1,5 +1,6 @@
 //! CreatePartitions: raises a topic's number of partitions.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -19,14 +20,24 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let mut outcomes = Vec::with_capacity(asked.topics.len());
+    let mut mentions: BTreeMap<&str, (usize, &CreatePartitionsTopic<'_>)> = BTreeMap::new();
     for topic in &asked.topics {
-        outcomes.push(grow(handlers, topic, asked.validate_only).await);
+        mentions.entry(topic.name).or_insert((0, topic)).0 += 1;
     }
-    let results = asked.topics.iter().zip(&outcomes).map(|(topic, outcome)| {
+    let mut outcomes = Vec::with_capacity(mentions.len());
+    for (name, (mentioned, topic)) in mentions {
+        let outcome = if mentioned == 1 {
+            grow(handlers, topic, asked.validate_only).await
+        } else {
+            let message = "the topic is named twice in the request".to_string();
+            Err(TopicRefused { error: ErrorCode::INVALID_REQUEST, message })
+        };
+        outcomes.push((name, outcome));
+    }
+    let results = outcomes.iter().map(|(name, outcome)| {
         let refused = outcome.as_ref().err();
         CreatePartitionsTopicResult {
-            name: topic.name,
+            name,
             error_code: refused.map_or(ErrorCode::NONE, |refused| refused.error).0,
             error_message: refused.map(|refused| refused.message.as_str()),
         }
@@ -40,6 +51,17 @@ async fn grow<I: Io>(
     validate_only: bool,
 ) -> Result<(), TopicRefused> {
     let assignments = topic.assignments.as_deref().unwrap_or_default();
+    let image = handlers.image();
+    let current = image.topic(topic.name).and_then(|topic| i32::try_from(topic.partitions).ok());
+    // Growth that is none is refused for itself, below.
+    let added = current.and_then(|current| topic.count.checked_sub(current)).filter(|n| *n > 0);
+    if topic.assignments.is_some()
+        && let Some(added) = added
+        && i32::try_from(assignments.len()) != Ok(added)
+    {
+        let message = format!("{added} partitions are added, {} assigned", assignments.len());
+        return Err(TopicRefused { error: ErrorCode::INVALID_REPLICA_ASSIGNMENT, message });
+    }
     if assignments.iter().any(|assigned| !handlers.identity.takes_assignment(&assigned.broker_ids))
     {
         let message = super::identity::ASSIGNMENT_REFUSED.to_string();

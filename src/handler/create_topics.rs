@@ -1,5 +1,6 @@
 //! CreateTopics: each topic on its own terms, all in one journal entry.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -23,8 +24,18 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let mut outcomes: Vec<Option<TopicOutcome>> =
-        asked.topics.iter().map(|t| check(&asked, t, &handlers.identity).err().map(Err)).collect();
+    let mut mentions: BTreeMap<&str, usize> = BTreeMap::new();
+    for topic in &asked.topics {
+        *mentions.entry(topic.name).or_default() += 1;
+    }
+    let refusal = |topic: &CreatableTopic<'_>| match mentions.get(topic.name) {
+        Some(1) => check(topic, &handlers.identity).err().map(Err),
+        _ => {
+            let message = "the topic is named twice in the request".to_string();
+            Some(Err(TopicRefused { error: ErrorCode::INVALID_REQUEST, message }))
+        }
+    };
+    let mut outcomes: Vec<Option<TopicOutcome>> = asked.topics.iter().map(refusal).collect();
     let wanted: Vec<NewTopic> = asked
         .topics
         .iter()
@@ -44,7 +55,10 @@ pub async fn handle<I: Io>(
         }));
     }
     let outcomes: Vec<TopicOutcome> = outcomes.into_iter().flatten().collect();
-    let topics = asked.topics.iter().zip(&outcomes).map(|(topic, outcome)| match outcome {
+    // A topic that is named twice is answered once.
+    let once = asked.topics.iter().zip(&outcomes);
+    let once = once.filter(|(topic, _)| mentions.remove(topic.name).is_some());
+    let topics = once.map(|(topic, outcome)| match outcome {
         Ok(created) => describe(created),
         Err(refused) => CreatableTopicResult {
             name: topic.name,
@@ -56,15 +70,18 @@ pub async fn handle<I: Io>(
     Ok(request.answer(&Response { topics: topics.collect(), ..Response::default() }))
 }
 
+/// What Kafka's controllers call their log.
+const CLUSTER_METADATA: &str = "__cluster_metadata";
+
 /// What concerns the request rather than the topic.
-fn check(
-    asked: &Asked<'_>,
-    topic: &CreatableTopic<'_>,
-    identity: &Identity,
-) -> Result<(), TopicRefused> {
+fn check(topic: &CreatableTopic<'_>, identity: &Identity) -> Result<(), TopicRefused> {
     let refuse = |error, message: &str| Err(TopicRefused { error, message: message.into() });
-    if asked.topics.iter().filter(|other| other.name == topic.name).count() > 1 {
-        return refuse(ErrorCode::INVALID_REQUEST, "the topic is named twice in the request");
+    if topic.name == CLUSTER_METADATA {
+        return refuse(ErrorCode::INVALID_REQUEST, "the name is kept for the cluster's metadata");
+    }
+    if let Some(config) = topic.configs.iter().find(|config| config.value.is_none()) {
+        let why = format!("`{}` is given no value", config.name);
+        return refuse(ErrorCode::INVALID_CONFIG, &why);
     }
     if topic.assignments.is_empty() {
         return Ok(());
@@ -91,11 +108,9 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
         Ok(0) | Err(_) => topic.num_partitions,
         Ok(assigned) => assigned,
     };
-    let configs = topic.configs.iter().map(|config| {
-        // A null value asks for the default.
-        let default = || config::find(TOPIC, config.name).map_or("", |setting| setting.default);
-        (config.name.to_string(), config.value.unwrap_or_else(default).to_string())
-    });
+    let configs = topic.configs.iter();
+    let configs =
+        configs.map(|config| (config.name.to_string(), config.value.unwrap_or("").to_string()));
     NewTopic {
         name: topic.name.to_string(),
         partitions,
@@ -118,6 +133,7 @@ fn describe(topic: &Topic) -> CreatableTopicResult<'_> {
     CreatableTopicResult {
         name: &topic.name,
         topic_id: Uuid(topic.id),
+        error_message: None,
         num_partitions: i32::try_from(topic.partitions).unwrap_or(i32::MAX),
         replication_factor: 1,
         configs: Some(configs.collect()),

@@ -23,7 +23,7 @@ pub async fn handle<I: Io>(
     let mut topics = Vec::with_capacity(asked.topics.len());
     for topic in &asked.topics {
         let deletions = topic.partitions.iter().map(|p| delete(handlers, &image, topic.name, p));
-        let outcomes = futures_util::future::join_all(deletions).await;
+        let outcomes = super::in_turns(deletions).await;
         let partitions = topic.partitions.iter().zip(outcomes).map(|(partition, outcome)| {
             DeleteRecordsPartitionResult {
                 partition_index: partition.partition_index,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::{Handlers, Request, operations};
 use crate::connection::Closed;
 use crate::group::Described;
 use crate::io::Io;
@@ -21,12 +21,14 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let mut found = Vec::with_capacity(asked.groups.len());
-    for group_id in &asked.groups {
-        found.push(describe(handlers, group_id).await);
-    }
+    let lookups = asked.groups.iter().map(|group_id| describe(handlers, group_id));
+    let found = super::in_turns(lookups).await;
     let groups = asked.groups.iter().zip(&found).map(|(group_id, found)| match found {
-        Ok(Some(described)) => group(described),
+        Ok(Some(described)) => {
+            let asked = asked.include_authorized_operations;
+            let authorized_operations = operations::told(asked, operations::GROUP);
+            DescribedGroup { authorized_operations, ..group(described) }
+        }
         Ok(None) => unknown(group_id, request.version()),
         Err(error) => DescribedGroup { error_code: error.0, group_id, ..DescribedGroup::default() },
     });
@@ -37,9 +39,6 @@ async fn describe<I: Io>(
     handlers: &Rc<Handlers<I>>,
     group_id: &str,
 ) -> Result<Option<Described>, ErrorCode> {
-    if group_id.is_empty() {
-        return Err(ErrorCode::INVALID_GROUP_ID);
-    }
     let core = handlers.dispatch.owner_of(handlers.coordinator_of(group_id).await?);
     let group_id = group_id.to_string();
     handlers

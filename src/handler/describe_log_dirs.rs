@@ -1,6 +1,6 @@
 //! DescribeLogDirs (KIP-113): the data directory and the size of every partition in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -32,11 +32,12 @@ pub async fn handle<I: Io>(
     let sizes: BTreeMap<PartitionId, u64> =
         found.into_iter().flat_map(|(sizes, _)| sizes).collect();
     let image = handlers.image();
-    let is_wanted = |name: &str, index: u32| match &asked.topics {
-        None => true,
-        Some(topics) => topics
-            .iter()
-            .any(|topic| topic.topic == name && topic.partitions.contains(&index.cast_signed())),
+    let wanted: Option<BTreeSet<(&str, i32)>> = asked.topics.as_ref().map(|topics| {
+        let named = topics.iter();
+        named.flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic, *index))).collect()
+    });
+    let is_wanted = |name: &str, index: u32| {
+        wanted.as_ref().is_none_or(|wanted| wanted.contains(&(name, index.cast_signed())))
     };
     let topics = image.topics().filter_map(|topic| {
         let is_here = |index: u32| {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::{Handlers, Request, operations};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::metadata::Topic;
@@ -26,6 +26,13 @@ pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Ve
     }
     names.sort_unstable();
     names.dedup();
+    if let Some(cursor) = &asked.cursor {
+        // Where topics are named, the page goes on with one of them.
+        let is_named = asked.topics.is_empty() || names.binary_search(&cursor.topic_name).is_ok();
+        if cursor.partition_index < 0 || !is_named {
+            return Ok(request.answer(&refused(&names)));
+        }
+    }
     let (from_name, from_partition) = match &asked.cursor {
         Some(cursor) => (cursor.topic_name, cursor.partition_index.max(0)),
         None => ("", 0),
@@ -58,6 +65,15 @@ pub fn handle<I: Io>(handlers: &Handlers<I>, request: &Request<'_>) -> Result<Ve
     Ok(request.answer(&response))
 }
 
+fn refused<'a>(names: &[&'a str]) -> Response<'a> {
+    let topics = names.iter().map(|name| DescribeTopicPartitionsResponseTopic {
+        error_code: ErrorCode::INVALID_REQUEST.0,
+        name: Some(name),
+        ..DescribeTopicPartitionsResponseTopic::default()
+    });
+    Response { topics: topics.collect(), ..Response::default() }
+}
+
 fn cursor(topic_name: &str, index: u32) -> CursorResponse<'_> {
     CursorResponse { topic_name, partition_index: index.cast_signed() }
 }
@@ -88,6 +104,6 @@ fn describe<'a, I: Io>(
         topic_id: Uuid(topic.id),
         is_internal: topic.is_internal(),
         partitions: partitions.collect(),
-        ..DescribeTopicPartitionsResponseTopic::default()
+        topic_authorized_operations: operations::TOPIC,
     }
 }

@@ -1,13 +1,12 @@
 //! Fetch: sessions, long polls, and record bytes by reference.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::sessions::{SessionKey, SessionPart};
-use super::{Handlers, Request, topic_of};
+use super::{Handlers, Request, topic_of, unknown_topic};
 use crate::connection::Closed;
 use crate::dispatch::FetchPlan;
 use crate::io::Io;
@@ -63,34 +62,45 @@ fn open_scope<I: Io>(
             sessions.close(asked.session_id);
         }
         let parts = named_parts(asked);
-        let keyed = parts.iter().cloned().collect::<BTreeMap<_, _>>();
-        let opens = epoch == INITIAL_EPOCH && !keyed.is_empty();
-        let session = if opens { sessions.open(keyed, handlers.io().random(), now) } else { 0 };
+        let session = if epoch == INITIAL_EPOCH {
+            sessions.open(parts.iter().cloned().collect(), handlers.io().random(), now)
+        } else {
+            0
+        };
         return Ok(Scope { session, is_incremental: false, parts });
     }
     let session = sessions.resume(asked.session_id, epoch, now)?;
     for topic in &asked.forgotten_topics_data {
+        let name: Rc<str> = topic.topic.into();
         for partition in &topic.partitions {
             session.forget(&SessionKey {
-                name: topic.topic.to_string(),
+                name: name.clone(),
                 id: topic.topic_id,
                 partition: *partition,
             });
         }
     }
-    for (key, part) in named_parts(asked) {
+    let named = named_parts(asked);
+    let may_be_held = named.iter().all(|(key, _)| key.may_be_held());
+    for (key, part) in named {
         session.set(key, part);
     }
     let parts = session.in_turn();
+    if !may_be_held || !sessions.count(asked.session_id) {
+        // The client goes on with a full request, which is served without a session.
+        sessions.close(asked.session_id);
+        return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
+    }
     Ok(Scope { session: asked.session_id, is_incremental: true, parts })
 }
 
 fn named_parts(asked: &Asked<'_>) -> Vec<(SessionKey, SessionPart)> {
     let mut parts = Vec::new();
     for topic in &asked.topics {
+        let name: Rc<str> = topic.topic.into();
         for partition in &topic.partitions {
             let key = SessionKey {
-                name: topic.topic.to_string(),
+                name: name.clone(),
                 id: topic.topic_id,
                 partition: partition.partition,
             };
@@ -108,12 +118,8 @@ fn named_parts(asked: &Asked<'_>) -> Vec<(SessionKey, SessionPart)> {
 
 /// The partition that a key names, or why there is none.
 fn find(image: &Image, key: &SessionKey) -> Result<crate::base::ids::PartitionId, ErrorCode> {
-    let unknown = if key.id.is_zero() {
-        ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-    } else {
-        ErrorCode::UNKNOWN_TOPIC_ID
-    };
-    let topic = topic_of(image, &key.name, key.id).ok_or(unknown)?;
+    let topic = topic_of(image, &key.name, key.id);
+    let topic = topic.ok_or_else(|| unknown_topic(&key.name, key.id))?;
     topic.partition(key.partition).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
 }
 

@@ -57,9 +57,6 @@ async fn find<I: Io>(handlers: &Rc<Handlers<I>>, kind: i8, key: &str) -> Result<
     if kind != GROUP {
         return Err(ErrorCode::INVALID_REQUEST);
     }
-    if key.is_empty() {
-        return Err(ErrorCode::INVALID_GROUP_ID);
-    }
     let partition = handlers.coordinator_of(key).await?;
     Ok(handlers.identity.broker_of(handlers.dispatch.owner_of(partition)))
 }

@@ -40,10 +40,8 @@ async fn give<I: Io>(
     if has_id != (asked.producer_epoch != -1) {
         return Err(ErrorCode::INVALID_REQUEST);
     }
-    if has_id && (0..i16::MAX).contains(&asked.producer_epoch) && asked.producer_id >= 0 {
-        // The producer goes on after an error with the next epoch of its own id.
-        return Ok((asked.producer_id, asked.producer_epoch + 1));
-    }
+    // Without a transactional id nothing shows whose an id is, so a claimed one is never given out
+    // again: clients raise the epoch of their own id by themselves (KIP-360).
     let (mut next, mut end) = handlers.producer_ids.get();
     if next == end {
         let reserved = handlers

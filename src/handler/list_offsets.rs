@@ -1,5 +1,6 @@
 //! ListOffsets: earliest, latest, by timestamp, of the greatest timestamp.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -28,16 +29,22 @@ pub async fn handle<I: Io>(
     let image = handlers.image();
     let mut topics = Vec::with_capacity(asked.topics.len());
     for topic in &asked.topics {
-        let lookups = topic
-            .partitions
-            .iter()
-            .map(|partition| find(handlers, &image, (topic.name, partition), request.version()));
-        let found = futures_util::future::join_all(lookups).await;
-        let partitions = topic.partitions.iter().zip(found).map(|(partition, found)| {
+        let mut mentions: BTreeMap<i32, (usize, &ListOffsetsPartition)> = BTreeMap::new();
+        for partition in &topic.partitions {
+            mentions.entry(partition.partition_index).or_insert((0, partition)).0 += 1;
+        }
+        let lookups = mentions.values().map(|(mentioned, partition)| async {
+            if *mentioned > 1 {
+                return Err(ErrorCode::INVALID_REQUEST);
+            }
+            find(handlers, &image, (topic.name, partition), request.version()).await
+        });
+        let found = super::in_turns(lookups).await;
+        let partitions = mentions.keys().zip(found).map(|(partition_index, found)| {
             let none = FoundOffset { offset: -1, timestamp: -1, epoch: -1 };
             let FoundOffset { offset, timestamp, epoch } = found.unwrap_or(none);
             ListOffsetsPartitionResponse {
-                partition_index: partition.partition_index,
+                partition_index: *partition_index,
                 error_code: found.err().unwrap_or(ErrorCode::NONE).0,
                 timestamp,
                 offset,
@@ -67,7 +74,7 @@ async fn find<I: Io>(
     if version < needed {
         return Err(ErrorCode::UNSUPPORTED_VERSION);
     }
-    let at = OffsetAt::from_wire(partition.timestamp).ok_or(ErrorCode::INVALID_REQUEST)?;
+    let at = OffsetAt::from_wire(partition.timestamp).ok_or(ErrorCode::UNSUPPORTED_VERSION)?;
     let leader_epoch = partition.current_leader_epoch;
     let core = handlers.dispatch.owner_of(id);
     handlers

@@ -1,11 +1,12 @@
 //! Metadata: the node, the topics and their partitions; creates topics that a client asks for.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Handlers, Request};
+use super::{Handlers, Request, operations};
 use crate::base::ids::CoreId;
 use crate::connection::Closed;
 use crate::io::Io;
@@ -18,25 +19,37 @@ use crate::wire::api::metadata::{
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 
+/// The version from which topics may be asked for by id (KIP-516); the field is older.
+const IDS_FROM: i16 = 12;
+
 pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
-    let asked: Asked<'_> = request.decode()?;
+    let mut asked: Asked<'_> = request.decode()?;
+    let refusal = choose(&mut asked, request.version());
     let all = match &asked.topics {
         None => true,
         Some(topics) => topics.is_empty() && request.version() == 0,
     };
-    if !all && may_create(handlers, request.version(), &asked) {
+    if !all && refusal.is_none() && may_create(handlers, request.version(), &asked) {
         create_missing(handlers, asked.topics.as_deref().unwrap_or_default()).await;
     }
     let image = handlers.image();
-    let topics = match &asked.topics {
+    let mut topics: Vec<MetadataResponseTopic<'_>> = match &asked.topics {
         Some(topics) if !all => {
-            topics.iter().map(|topic| describe_asked(handlers, &image, topic)).collect()
+            let describe = |topic| match refusal {
+                Some(error) => refused(topic, error),
+                None => describe_asked(handlers, &image, topic),
+            };
+            topics.iter().map(describe).collect()
         }
         _ => image.topics().map(|topic| describe(handlers, topic, image.leader_epoch())).collect(),
     };
+    let wants_topics = asked.include_topic_authorized_operations;
+    for topic in topics.iter_mut().filter(|topic| topic.error_code == 0) {
+        topic.topic_authorized_operations = operations::told(wants_topics, operations::TOPIC);
+    }
     let identity = &handlers.identity;
     let brokers = identity.brokers().map(|broker| MetadataResponseBroker {
         node_id: broker.id,
@@ -49,9 +62,30 @@ pub async fn handle<I: Io>(
         cluster_id: Some(&image.cluster_id),
         controller_id: identity.controller().id,
         topics,
+        cluster_authorized_operations: operations::told(
+            asked.include_cluster_authorized_operations,
+            operations::CLUSTER,
+        ),
         ..Response::default()
     };
     Ok(request.answer(&response))
+}
+
+/// Leaves each topic once. Where any has an id, the names are not looked at, as in Kafka. `Some`
+/// if the topics cannot be told in this version.
+fn choose(asked: &mut Asked<'_>, version: i16) -> Option<ErrorCode> {
+    let topics = asked.topics.as_mut()?;
+    let has_ids = topics.iter().any(|topic| !topic.topic_id.is_zero());
+    let is_nothing =
+        |topic: &MetadataRequestTopic<'_>| topic.name.is_none() && topic.topic_id.is_zero();
+    let may_have_ids = version >= IDS_FROM;
+    if (has_ids && !may_have_ids) || (!has_ids && topics.iter().any(is_nothing)) {
+        return Some(ErrorCode::INVALID_REQUEST);
+    }
+    topics.retain(|topic| !has_ids || !topic.topic_id.is_zero());
+    let mut seen = BTreeSet::new();
+    topics.retain(|topic| seen.insert((topic.topic_id.0, topic.name.filter(|_| !has_ids))));
+    None
 }
 
 fn may_create<I: Io>(handlers: &Handlers<I>, version: i16, asked: &Asked<'_>) -> bool {
@@ -101,6 +135,15 @@ fn describe_asked<'a, I: Io>(
     MetadataResponseTopic {
         error_code: error.0,
         name: if by_id { None } else { Some(name) },
+        topic_id: asked.topic_id,
+        ..MetadataResponseTopic::default()
+    }
+}
+
+fn refused<'a>(asked: &MetadataRequestTopic<'a>, error: ErrorCode) -> MetadataResponseTopic<'a> {
+    MetadataResponseTopic {
+        error_code: error.0,
+        name: Some(asked.name.unwrap_or("")),
         topic_id: asked.topic_id,
         ..MetadataResponseTopic::default()
     }

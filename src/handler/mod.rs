@@ -31,6 +31,7 @@ mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod operations;
 pub mod produce;
 mod sessions;
 mod sync_group;
@@ -41,13 +42,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt};
 
 use crate::base::ids::PartitionId;
+use crate::base::limits;
 use crate::connection::Closed;
 use crate::dispatch::Dispatch;
 use crate::io::Io;
 use crate::metadata::{Image, Topic};
 use crate::wire::api::ApiKey;
+use crate::wire::error::ErrorCode;
 use crate::wire::header::{RequestHeader, decode_body, put_response_header};
 use crate::wire::primitive::{Uuid, Wire};
 
@@ -129,9 +133,20 @@ fn frame<'b>(api: ApiKey, version: i16, correlation: i32, message: &impl Wire<'b
     vec![out.freeze()]
 }
 
-/// Finds a topic by its id where the version has ids, else by its name.
+/// Finds a topic by its id, or by its name where there is no id.
 fn topic_of<'a>(image: &'a Image, name: &str, id: Uuid) -> Option<&'a Arc<Topic>> {
     if id.is_zero() { image.topic(name) } else { image.topic_by_id(&id.0) }
+}
+
+/// What a topic that is not found is answered with: `name` is empty where the version has ids.
+fn unknown_topic(name: &str, id: Uuid) -> ErrorCode {
+    let is_named = id.is_zero() && !name.is_empty();
+    if is_named { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION } else { ErrorCode::UNKNOWN_TOPIC_ID }
+}
+
+/// Makes all of `lookups`, some at a time: a request names more than there is memory for at once.
+async fn in_turns<F: Future>(lookups: impl Iterator<Item = F>) -> Vec<F::Output> {
+    stream::iter(lookups).buffered(limits::LOOKUPS_MAX).collect().await
 }
 
 /// Answers any request but Produce, which is admitted in `produce`.

@@ -79,9 +79,6 @@ fn wanted_of(asked: &Asked<'_>, version: i16, image: &Image) -> Vec<Wanted> {
 }
 
 async fn fetch<I: Io>(handlers: &Rc<Handlers<I>>, wanted: Wanted) -> Found {
-    if wanted.group_id.is_empty() {
-        return Err(ErrorCode::INVALID_GROUP_ID);
-    }
     let core = handlers.dispatch.owner_of(handlers.coordinator_of(&wanted.group_id).await?);
     handlers
         .dispatch

@@ -24,7 +24,7 @@ pub async fn handle<I: Io>(
     let mut topics = Vec::with_capacity(asked.topics.len());
     for topic in &asked.topics {
         let lookups = topic.partitions.iter().map(|p| find(handlers, &image, topic.topic, p));
-        let found = futures_util::future::join_all(lookups).await;
+        let found = super::in_turns(lookups).await;
         let partitions = topic.partitions.iter().zip(found).map(|(partition, found)| {
             let EpochEnd { epoch, end } = found.unwrap_or(EpochEnd { epoch: -1, end: -1 });
             EpochEndOffset {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{Handlers, Request};
-use crate::connection::Closed;
+use crate::connection::{Answer, Closed};
 use crate::dispatch::ProduceTicket;
 use crate::io::Io;
 use crate::metadata::Image;
@@ -15,9 +15,6 @@ use crate::wire::api::produce::{PartitionProduceResponse, Response, TopicProduce
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 use crate::wire::produce::{self, ProduceSink, TopicRef};
-
-/// An answer's frame, once it is there; empty when the client wants none.
-pub type Answer = std::pin::Pin<Box<dyn Future<Output = Vec<Bytes>>>>;
 
 /// Admits the request; the answer follows by itself.
 pub async fn admit<I: Io>(
@@ -41,12 +38,21 @@ pub async fn admit<I: Io>(
     let ticket = handlers.dispatch.produce(parts, acks).await;
     let correlation = request.header.correlation;
     if head.acks == 0 {
-        return Ok(Box::pin(async move {
-            ticket.answers().await;
-            Vec::new()
-        }));
+        return Ok(Box::pin(silence(topics, ticket)));
     }
-    Ok(Box::pin(answer(topics, ticket, version, correlation)))
+    Ok(Box::pin(async move { Ok(answer(topics, ticket, version, correlation).await) }))
+}
+
+/// A client that wants no answer hears of a refusal by the end of its connection, as from Kafka:
+/// it asks for the metadata again.
+async fn silence(topics: Vec<TopicShape>, ticket: ProduceTicket) -> Result<Vec<Bytes>, Closed> {
+    let answers = ticket.answers().await;
+    let shapes = topics.iter().flat_map(|topic| &topic.partitions);
+    let refused = shapes.map(|shape| partition_response(shape, &answers).error_code);
+    match refused.map(ErrorCode).find(|error| error.is_error()) {
+        Some(error) => Err(Closed(format!("a Produce request with acks=0 is refused: {error}"))),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Refusals of the whole request.
@@ -90,12 +96,14 @@ impl<'r> ProduceSink<'r> for Plan<'_, 'r> {
 
     fn partition(&mut self, index: i32, records: Option<std::ops::Range<usize>>) {
         let Some(shape) = self.topics.last_mut() else { return };
-        let by_id = !shape.id.is_zero();
         let topic = super::topic_of(self.image, &shape.name, shape.id);
-        let unknown =
-            if by_id { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION };
         let found = topic
-            .ok_or(unknown)
+            .ok_or_else(|| super::unknown_topic(&shape.name, shape.id))
+            // What the broker keeps there is its own to write.
+            .and_then(|topic| match topic.is_internal() {
+                true => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
+                false => Ok(topic),
+            })
             .and_then(|topic| topic.partition(index).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
         let slot = self.parts.len();
         let refusal = match (found, records) {

@@ -12,6 +12,9 @@ use crate::io::Io;
 use crate::wire::api::sync_group::{Request as Asked, Response};
 use crate::wire::error::ErrorCode;
 
+/// The version from which a member must say by which protocol it was assigned (KIP-559).
+const PROTOCOL_FROM: i16 = 5;
+
 pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
@@ -28,7 +31,13 @@ pub async fn handle<I: Io>(
         protocol_name: asked.protocol_name.map(str::to_string),
         assignments: assignments.collect(),
     };
-    let answer = match handlers.ask_group(asked.group_id, GroupRequest::Sync(sync)).await {
+    let is_whole = sync.protocol_type.is_some() && sync.protocol_name.is_some();
+    let outcome = if request.version() >= PROTOCOL_FROM && !is_whole {
+        Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL)
+    } else {
+        handlers.ask_group(asked.group_id, GroupRequest::Sync(sync)).await
+    };
+    let answer = match outcome {
         Ok(Answer::Sync(answer)) => answer,
         Ok(other) => refused(unexpected(&other)),
         Err(error) => refused(error),

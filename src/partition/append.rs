@@ -12,13 +12,14 @@ use bytes::Bytes;
 
 use super::{Extent, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
+use crate::base::limits;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
 use crate::journal::{Entry, EntryKind, Position, Refusal};
 use crate::producer::{Claim, Verdict};
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{self, BatchHeader, Summary};
+use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Records, Summary};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum Acks {
 #[derive(Debug)]
 pub struct ProducePart {
     pub partition: PartitionId,
-    /// Record batches back to back, as they came.
+    /// One record batch, as it came.
     pub records: Bytes,
 }
 
@@ -122,6 +123,11 @@ impl<I: Io> Owner<I> {
         let config = TopicConfig::new(|name| topic.configs.get(name));
         let summary = records::validate(&part.records)
             .map_err(|invalid| ProduceAnswer::refused(invalid.code(), invalid.to_string()))?;
+        if summary.batches > 1 {
+            // Sequences are judged a batch at a time, against what was recorded before it.
+            let why = format!("{} record batches for one partition: send one", summary.batches);
+            return Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why));
+        }
         let bytes = summary.largest_batch_bytes;
         if bytes > config.max_message_bytes {
             let why = format!(
@@ -132,6 +138,9 @@ impl<I: Io> Owner<I> {
             return Err(ProduceAnswer::refused(ErrorCode::MESSAGE_TOO_LARGE, why));
         }
         self.check_timestamps(&summary, &config)?;
+        if config.is_compacted {
+            check_keys(&part.records)?;
+        }
         Ok(summary)
     }
 
@@ -233,6 +242,29 @@ impl<I: Io> Owner<I> {
             ProduceAnswer { error: ErrorCode::NONE, message: None, base_offset: base, log_start };
         Ok(Admitted { answer, position: appended.position })
     }
+}
+
+/// Compaction keeps the newest record of each key, so that a record without one has no place.
+fn check_keys(bytes: &[u8]) -> Result<(), ProduceAnswer> {
+    for (header, batch) in records::batches(bytes) {
+        let codec = header.codec().unwrap_or(Codec::None);
+        let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
+        let inside =
+            records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX).map_err(|error| {
+                ProduceAnswer::refused(ErrorCode::CORRUPT_MESSAGE, error.to_string())
+            })?;
+        for record in Records::new(&header, &inside) {
+            let why = match record {
+                Ok(record) if record.key.is_some() => continue,
+                Ok(record) => {
+                    format!("record {} has no key: the topic is compacted", record.offset)
+                }
+                Err(error) => error.0.to_string(),
+            };
+            return Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why));
+        }
+    }
+    Ok(())
 }
 
 /// Gives the batches of an entry their offsets and the leader's epoch.

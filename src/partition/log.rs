@@ -178,10 +178,14 @@ impl PartitionLog {
     }
 
     /// The greatest epoch at or below `epoch` and the offset at which it ended (KIP-101);
-    /// `current` is the epoch of the leader, whose end is the next offset.
+    /// `current` is the epoch of the leader, whose end is the next offset. Of an epoch that has not
+    /// begun nothing is known.
     pub fn epoch_end(&self, epoch: Epoch, current: Epoch) -> Option<(Epoch, Offset)> {
         if epoch == current {
             return Some((epoch, self.high_watermark));
+        }
+        if epoch > current {
+            return None;
         }
         let after = self.epochs.partition_point(|start| start.epoch <= epoch);
         let found = self.epochs.get(after.checked_sub(1)?)?;

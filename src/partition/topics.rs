@@ -153,6 +153,7 @@ fn decide_creation(
     }
     let partitions = if wanted.partitions == -1 { default_partitions } else { wanted.partitions };
     let partitions = check_partitions(partitions)?;
+    check_total(image, partitions)?;
     if !matches!(wanted.replication_factor, -1 | 1) {
         let message = format!(
             "replication factor {} is not possible on a cluster of one node",
@@ -181,6 +182,7 @@ fn decide_growth(image: &Image, name: &str, wanted: i32) -> Result<Command, Topi
         );
         return Err(refused(ErrorCode::INVALID_PARTITIONS, message));
     }
+    check_total(image, partitions - topic.partitions)?;
     Ok(Command::PartitionsAdded { number: topic.number.0, partitions })
 }
 
@@ -194,6 +196,19 @@ fn check_partitions(wanted: i32) -> Result<u32, TopicRefused> {
         return Err(refused(ErrorCode::INVALID_PARTITIONS, message));
     }
     Ok(wanted_or_zero)
+}
+
+/// Whether the node can hold `added` partitions beside those it has.
+fn check_total(image: &Image, added: u32) -> Result<(), TopicRefused> {
+    let held: u64 = image.topics().map(|topic| u64::from(topic.partitions)).sum();
+    if held + u64::from(added) <= limits::PARTITIONS_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "{added} partitions beside the {held} there are would be more than the {} of a node",
+        limits::PARTITIONS_MAX
+    );
+    Err(refused(ErrorCode::POLICY_VIOLATION, message))
 }
 
 /// Whether `name` may be a topic's: Kafka's rule.
@@ -273,6 +288,20 @@ mod tests {
         let configs = vec![("retention.mss".to_string(), "1".to_string())];
         let topic = NewTopic { configs, ..wanted("c") };
         assert_eq!(error_of(&image, &topic), Some(ErrorCode::INVALID_CONFIG));
+    }
+
+    #[test]
+    fn a_node_holds_a_bounded_number_of_partitions() {
+        let mut image = Image::default();
+        let most = u32::try_from(limits::PARTITIONS_MAX).expect("fits");
+        let large =
+            |name| NewTopic { partitions: limits::PARTITIONS_PER_TOPIC_MAX, ..wanted(name) };
+        for name in ["a", "b"] {
+            let command = decide_creation(&image, &large(name), [1; 16], 3).expect("there is room");
+            image.apply(&command);
+        }
+        assert_eq!(image.topics().map(|topic| topic.partitions).sum::<u32>(), most);
+        assert_eq!(error_of(&image, &wanted("c")), Some(ErrorCode::POLICY_VIOLATION));
     }
 
     #[test]

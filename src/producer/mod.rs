@@ -194,10 +194,13 @@ impl Producer {
         if successor(newest.last_sequence) == claim.first_sequence {
             return Verdict::Append;
         }
-        // Behind the newest, as distances wrap: sent long ago and kept since then.
-        let ahead = i64::from(claim.first_sequence) - i64::from(newest.last_sequence);
-        let is_behind = if ahead <= 0 { -ahead < SEQUENCES / 2 } else { ahead > SEQUENCES / 2 };
-        if is_behind { Verdict::OldDuplicate } else { Verdict::OutOfOrder }
+        // Behind the newest as a whole, as distances wrap: sent long ago and kept since then.
+        let is_behind = |sequence: i32| {
+            let ahead = i64::from(sequence) - i64::from(newest.last_sequence);
+            if ahead <= 0 { -ahead < SEQUENCES / 2 } else { ahead > SEQUENCES / 2 }
+        };
+        let is_kept = is_behind(claim.first_sequence) && is_behind(claim.last_sequence);
+        if is_kept { Verdict::OldDuplicate } else { Verdict::OutOfOrder }
     }
 }
 
@@ -232,6 +235,8 @@ mod tests {
         assert_eq!(producers.judge(&claim(0, 10, 10)), Verdict::Duplicate { base_offset: 10 });
         assert_eq!(producers.judge(&claim(0, 0, 10)), Verdict::OldDuplicate);
         assert_eq!(producers.judge(&claim(0, 70, 1)), Verdict::OutOfOrder);
+        let half_new = claim(0, 55, 10);
+        assert_eq!(producers.judge(&half_new), Verdict::OutOfOrder, "60 to 64 are not kept");
         assert_eq!(producers.judge(&claim(0, 60, 1)), Verdict::Append);
     }
 

@@ -3,6 +3,7 @@
 //! `CORELOG_BIN=PATH` tests another binary; `CORELOG_TEST_BOOTSTRAP=HOST:PORT` lets the real
 //! clients talk to a broker that already runs (Apache Kafka, to know that the tests are right).
 
+mod answers;
 mod asks;
 mod cage;
 mod clients;

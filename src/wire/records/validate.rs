@@ -44,10 +44,9 @@ impl Invalid {
     /// The code that Kafka answers.
     pub fn code(self) -> ErrorCode {
         match self {
-            Invalid::Empty | Invalid::Truncated | Invalid::Magic(_) | Invalid::Crc { .. } => {
+            Invalid::Truncated | Invalid::Magic(_) | Invalid::Crc { .. } => {
                 ErrorCode::CORRUPT_MESSAGE
             }
-            Invalid::OldMagic(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
             Invalid::Transactional => ErrorCode::INVALID_TXN_STATE,
             _ => ErrorCode::INVALID_RECORD,
         }
