@@ -33,6 +33,8 @@ mod report;
 mod run;
 mod summary;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::time::SystemTime;
 
