@@ -30,6 +30,7 @@ mod produce;
 mod producer;
 mod recorder;
 mod report;
+mod request;
 mod run;
 mod summary;
 mod target;
