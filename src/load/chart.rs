@@ -101,13 +101,19 @@ impl Chart<'_> {
                 ),
             );
         }
-        out.push_str("</svg>\n<figcaption>");
+        out.push_str("</svg>\n");
+        self.legend(&mut out);
+        out.push_str("</figure>\n");
+        out
+    }
+
+    fn legend(&self, out: &mut String) {
+        out.push_str("<figcaption>");
         for (index, line) in self.lines.iter().enumerate() {
             let (class, name) = (index % COLOURS, escaped(&line.name));
-            push(&mut out, format_args!("<span class=\"key c{class}\">{name}</span> "));
+            push(out, format_args!("<span class=\"key c{class}\">{name}</span> "));
         }
-        out.push_str("</figcaption></figure>\n");
-        out
+        out.push_str("</figcaption>");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tools of the hands: frames from a stream, a bell between tasks, waiting for the first of two.
+//! The tools of the hands: frames from a stream, a bell between tasks, waiting for one of two.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
