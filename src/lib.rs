@@ -34,4 +34,7 @@ pub mod handler;
 pub mod node;
 
 // Layer 6, doors: how a person comes in.
+pub mod client;
+pub mod load;
+
 pub mod cli;

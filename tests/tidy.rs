@@ -42,6 +42,8 @@ const MODULES: &[Module] = &[
     module("handler", 40, Kind::Other),
     module("connection", 41, Kind::Other),
     module("node", 50, Kind::Other),
+    module("client", 58, Kind::Other),
+    module("load", 59, Kind::Other),
     module("sim", 60, Kind::Other),
     module("cli", 60, Kind::Other),
     module("lib", 70, Kind::Other),

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::Client;
-use super::cluster::{
+use super::format::{Format, Origin, json_record};
+use crate::client::cluster::{
     ATTEMPTS_MAX, Attempt, Cluster, EARLIEST, LATEST, To, Topic, judge, no_partition, pause,
 };
-use super::failure::Failure;
-use super::format::{Format, Origin, json_record};
+use crate::client::failure::Failure;
 use crate::wire::api::{ApiKey, fetch};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{BatchHeader, HEADER_BYTES, Record, Records, batches, crc, decompress};

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::failure::Failure;
+use crate::client::failure::Failure;
 use crate::wire::records::Record;
 
 /// A pattern, read once.

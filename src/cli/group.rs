@@ -6,10 +6,10 @@ use std::io::Write;
 use serde_json::json;
 
 use super::Client;
-use super::cluster::{Attempt, Cluster, LATEST, To, judge, persist};
-use super::connection::NEWEST;
-use super::failure::Failure;
 use super::table::Table;
+use crate::client::cluster::{Attempt, Cluster, LATEST, To, judge, persist};
+use crate::client::connection::NEWEST;
+use crate::client::failure::Failure;
 use crate::wire::api::{ApiKey, describe_groups, list_groups, offset_fetch};
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::{Context, DecodeError, Reader, Wire};

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::failure::{Failure, in_words};
 use crate::base::ids::PartitionId;
+use crate::client::failure::{Failure, in_words};
 use crate::journal::inspect::{Met, walk};
 use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;

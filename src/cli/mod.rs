@@ -7,14 +7,10 @@
 //!   L1  Every wait for a broker is bounded, and so is the number of attempts.
 //!   L2  With `--json` every line of output is one JSON value.
 
-mod cluster;
-mod connection;
 mod consume;
-mod failure;
 mod format;
 mod group;
 mod inspect;
-mod partitioner;
 mod produce;
 mod settings;
 mod table;
@@ -25,8 +21,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::client::failure::Failure;
 use crate::config::BrokerConfig;
-use failure::Failure;
 
 /// A streaming broker that speaks the Apache Kafka protocol.
 #[derive(Parser)]
@@ -52,6 +48,8 @@ enum Command {
     Consume(consume::Arguments),
     /// List every setting with its value, where the value comes from, and what it does.
     Config(settings::ListArguments),
+    /// Put load on a broker, and measure latency and throughput.
+    Load(Box<crate::load::Arguments>),
     /// Check a journal file and tell what is in it.
     Inspect(inspect::Arguments),
 }
@@ -92,6 +90,10 @@ fn execute(
         Command::Produce(arguments) => arguments.run(&mut out)?,
         Command::Consume(arguments) => arguments.run(&mut out)?,
         Command::Config(arguments) => arguments.run(&mut out)?,
+        Command::Load(arguments) => {
+            drop(out);
+            return arguments.run();
+        }
         Command::Inspect(arguments) => arguments.run(&mut out)?,
     }
     Ok(out.flush()?)
@@ -123,6 +125,7 @@ mod tests {
             "consume -t orders -p 0 -o -10 -c 5 -e -f %s",
             "consume -t orders -o beginning --json",
             "config --json --set num.partitions=3",
+            "load e2e --rate 50000 --producers 4 --json -",
             "inspect journal-file --json",
         ] {
             let words = std::iter::once("corelog").chain(line.split(' '));

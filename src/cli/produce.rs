@@ -17,10 +17,12 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::Client;
-use super::cluster::{Attempt, Cluster, REQUEST_TIME_MS, To, Topic, judge, no_partition, persist};
-use super::connection::NEWEST;
-use super::failure::{Failure, in_words};
-use super::partitioner;
+use crate::client::cluster::{
+    Attempt, Cluster, REQUEST_TIME_MS, To, Topic, judge, no_partition, persist,
+};
+use crate::client::connection::NEWEST;
+use crate::client::failure::{Failure, in_words};
+use crate::client::partitioner;
 use crate::wire::api::{ApiKey, init_producer_id, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{BatchBuilder, Codec, NewRecord, ProducerStamp};

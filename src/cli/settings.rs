@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::failure::{Failure, in_words};
 use super::table::Table;
+use crate::client::failure::{Failure, in_words};
 use crate::config::{BrokerConfig, Effect, Refused, Setting, Source, TOPIC};
 
 /// The flags that set something; each named one is a setting of the table by a shorter name.

@@ -5,12 +5,12 @@ use std::io::Write;
 use serde_json::json;
 
 use super::Client;
-use super::cluster::{
+use super::table::Table;
+use crate::client::cluster::{
     Attempt, Cluster, EARLIEST, LATEST, REQUEST_TIME_MS, To, Topic, judge, no_topic, persist,
 };
-use super::connection::NEWEST;
-use super::failure::Failure;
-use super::table::Table;
+use crate::client::connection::NEWEST;
+use crate::client::failure::Failure;
 use crate::wire::api::{ApiKey, create_topics, delete_topics, describe_configs};
 use crate::wire::error::ErrorCode;
 

@@ -22,19 +22,40 @@ pub struct ProducerStamp {
     pub sequence: i32,
 }
 
-/// Collects records and writes them as one batch of magic 2.
-#[derive(Debug, Default)]
+/// Collects records and writes them as one batch of magic 2. The records stand behind room for the
+/// batch's header from the start, so that an uncompressed batch is never copied.
+#[derive(Debug)]
 pub struct BatchBuilder {
-    records: BytesMut,
+    /// `HEADER_BYTES` of room, then the records.
+    batch: BytesMut,
     count: i32,
     base_timestamp: i64,
     max_timestamp: i64,
     producer: Option<ProducerStamp>,
 }
 
+impl Default for BatchBuilder {
+    fn default() -> BatchBuilder {
+        BatchBuilder::within(BytesMut::new())
+    }
+}
+
 impl BatchBuilder {
     pub fn new() -> BatchBuilder {
         BatchBuilder::default()
+    }
+
+    /// Builds in `memory`, whose content is forgotten.
+    pub fn within(mut memory: BytesMut) -> BatchBuilder {
+        memory.clear();
+        memory.resize(HEADER_BYTES, 0);
+        BatchBuilder {
+            batch: memory,
+            count: 0,
+            base_timestamp: 0,
+            max_timestamp: 0,
+            producer: None,
+        }
     }
 
     pub fn producer(mut self, stamp: ProducerStamp) -> BatchBuilder {
@@ -48,39 +69,70 @@ impl BatchBuilder {
 
     /// Bytes of the records so far, uncompressed.
     pub fn bytes(&self) -> usize {
-        self.records.len()
+        self.batch.len() - HEADER_BYTES
     }
 
     pub fn push(&mut self, record: &NewRecord<'_>) {
-        if self.count == 0 {
-            self.base_timestamp = record.timestamp;
-            self.max_timestamp = record.timestamp;
-        }
-        self.max_timestamp = self.max_timestamp.max(record.timestamp);
-        let mut body = BytesMut::new();
-        body.put_u8(0);
-        put_varlong(&mut body, record.timestamp - self.base_timestamp);
-        put_varlong(&mut body, i64::from(self.count));
-        put_bytes(&mut body, record.key);
-        put_bytes(&mut body, record.value);
-        put_varlong(&mut body, i64::try_from(record.headers.len()).unwrap_or(0));
+        let headers: usize = record
+            .headers
+            .iter()
+            .map(|(k, v)| bytes_length(Some(k.len())) + bytes_length(v.map(<[u8]>::len)))
+            .sum();
+        let count = i64::try_from(record.headers.len()).unwrap_or(0);
+        let value = record.value.map(<[u8]>::len);
+        self.begin(record.timestamp, record.key, value, varlong_length(count) + headers);
+        self.batch.put_slice(record.value.unwrap_or_default());
+        put_varlong(&mut self.batch, count);
         for (key, value) in record.headers {
-            put_bytes(&mut body, Some(key.as_bytes()));
-            put_bytes(&mut body, *value);
+            put_bytes(&mut self.batch, Some(key.as_bytes()));
+            put_bytes(&mut self.batch, *value);
         }
-        put_varlong(&mut self.records, i64::try_from(body.len()).unwrap_or(i64::MAX));
-        self.records.put_slice(&body);
+    }
+
+    /// A record without headers whose value is the pieces one behind the other.
+    pub fn push_pieces(&mut self, timestamp: i64, key: Option<&[u8]>, value: [&[u8]; 2]) {
+        let length = value[0].len() + value[1].len();
+        self.begin(timestamp, key, Some(length), 1);
+        self.batch.put_slice(value[0]);
+        self.batch.put_slice(value[1]);
+        self.batch.put_u8(0);
+    }
+
+    /// Everything of a record before its value's bytes; `rest` bytes follow those.
+    fn begin(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<usize>, rest: usize) {
+        if self.count == 0 {
+            self.base_timestamp = timestamp;
+            self.max_timestamp = timestamp;
+        }
+        self.max_timestamp = self.max_timestamp.max(timestamp);
+        let (time, place) = (timestamp - self.base_timestamp, i64::from(self.count));
+        let length = 1
+            + varlong_length(time)
+            + varlong_length(place)
+            + bytes_length(key.map(<[u8]>::len))
+            + bytes_length(value)
+            + rest;
+        self.batch.reserve(length + VARLONG_BYTES_MAX);
+        put_varlong(&mut self.batch, i64::try_from(length).unwrap_or(i64::MAX));
+        self.batch.put_u8(0);
+        put_varlong(&mut self.batch, time);
+        put_varlong(&mut self.batch, place);
+        put_bytes(&mut self.batch, key);
+        put_varlong(&mut self.batch, value.map_or(-1, |value| i64::try_from(value).unwrap_or(0)));
         self.count += 1;
     }
 
     /// The batch, with base offset 0 and no leader epoch: a broker stamps both.
-    pub fn build(self, codec: Codec) -> Result<Bytes, CodecError> {
-        let records = compress(codec, &self.records)?;
-        let total = HEADER_BYTES + records.len();
-        let length = i32::try_from(total - LENGTH_END)
+    pub fn build(mut self, codec: Codec) -> Result<Bytes, CodecError> {
+        if codec != Codec::None {
+            let records = compress(codec, &self.batch[HEADER_BYTES..])?;
+            self.batch.truncate(HEADER_BYTES);
+            self.batch.extend_from_slice(&records);
+        }
+        let length = i32::try_from(self.batch.len() - LENGTH_END)
             .map_err(|_| CodecError::TooLarge { limit: i32::MAX as usize })?;
         let producer = self.producer.unwrap_or(ProducerStamp { id: -1, epoch: -1, sequence: -1 });
-        let mut out = BytesMut::with_capacity(total);
+        let mut out = &mut self.batch[..HEADER_BYTES];
         out.put_i64(0);
         out.put_i32(length);
         out.put_i32(-1);
@@ -94,11 +146,24 @@ impl BatchBuilder {
         out.put_i16(producer.epoch);
         out.put_i32(producer.sequence);
         out.put_i32(self.count);
-        out.put_slice(&records);
-        let crc = crc(&out);
-        out[LENGTH_END + 5..LENGTH_END + 9].copy_from_slice(&crc.to_be_bytes());
-        Ok(out.freeze())
+        let crc = crc(&self.batch);
+        self.batch[LENGTH_END + 5..LENGTH_END + 9].copy_from_slice(&crc.to_be_bytes());
+        Ok(self.batch.freeze())
     }
+}
+
+/// The longest varlong.
+const VARLONG_BYTES_MAX: usize = 10;
+
+/// Bytes that `put_varlong` writes.
+fn varlong_length(value: i64) -> usize {
+    let bits = ((value << 1) ^ (value >> 63)).cast_unsigned();
+    (64 - (bits | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Bytes that `put_bytes` writes for so many, or for null.
+fn bytes_length(length: Option<usize>) -> usize {
+    length.map_or(1, |length| varlong_length(i64::try_from(length).unwrap_or(0)) + length)
 }
 
 fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {

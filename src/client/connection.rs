@@ -99,7 +99,8 @@ impl Connection {
         self.send(api, version, request)
     }
 
-    fn version(&self, api: ApiKey, highest: i16) -> Result<i16, Failure> {
+    /// The highest version up to `highest` that both sides know.
+    pub fn version(&self, api: ApiKey, highest: i16) -> Result<i16, Failure> {
         let ours = api.versions();
         let served = self.served.get(&(api as i16)).copied();
         let common = served.and_then(|(low, high)| {

@@ -151,7 +151,12 @@ impl Cluster {
         outcome
     }
 
-    /// Ids and addresses of the brokers, as the last metadata named them.
+    /// Where a broker listens, as the last metadata named it.
+    pub fn address(&self, id: i32) -> Option<&str> {
+        self.brokers.get(&id).map(String::as_str)
+    }
+
+    /// Ids of the brokers, as the last metadata named them.
     pub fn brokers(&self) -> impl Iterator<Item = i32> + use<> {
         self.brokers.keys().copied().collect::<Vec<_>>().into_iter()
     }

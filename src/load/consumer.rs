@@ -1,0 +1,360 @@
+//! A consumer's mind: positions into fetch requests, answers into received records.
+//!
+//! Pure: a connection per leader ("lane") sends what `request` returns and brings the answer. One
+//! request of a lane is in flight at a time, in an incremental fetch session (KIP-227).
+//!
+//! Invariants
+//!   C1  A position moves forward only, past whole batches that were received; except to the first
+//!       offset there is when the broker has no longer what was asked for.
+//!   C2  Within a session a partition is named only when its position changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::ledger::{Ledger, Stream};
+use super::options::Mode;
+use super::payload::Stamp;
+use super::producer::{Shape, Strange};
+use super::recorder::{Count, Recorder};
+use crate::wire::api::{ApiKey, fetch};
+use crate::wire::error::ErrorCode;
+use crate::wire::header::{RequestHeader, decode_body, read_response_header};
+use crate::wire::primitive::{Reader, Wire};
+use crate::wire::records::{BatchHeader, HEADER_BYTES, Record, Records, batches, crc, decompress};
+
+const ANSWER_BYTES_MAX: i32 = 50 << 20;
+/// Decompressed records of one batch.
+const BATCH_BYTES_MAX: usize = 512 << 20;
+const CLIENT_ID: &str = "corelog-load";
+
+/// See the module's documentation.
+pub struct Consumer {
+    id: u32,
+    group: u32,
+    shape: Arc<Shape>,
+    /// Nanoseconds since 1970 at the clock's zero.
+    epoch: i64,
+    lanes: Vec<Lane>,
+    /// Lane and index within it, by topic and partition.
+    held: BTreeMap<(usize, i32), (usize, usize)>,
+    topics: BTreeMap<String, usize>,
+}
+
+#[derive(Default)]
+struct Lane {
+    parts: Vec<Part>,
+    session: i32,
+    /// 0 makes a session, -1 goes without.
+    session_epoch: i32,
+    /// Partitions whose position changed since the last request.
+    moved: Vec<usize>,
+    correlation: i32,
+}
+
+struct Part {
+    place: usize,
+    position: i64,
+    high_watermark: i64,
+    is_moved: bool,
+}
+
+/// What an answer held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// No record.
+    pub is_empty: bool,
+    /// An error, so that the next request should wait a little.
+    pub is_wrong: bool,
+}
+
+impl Consumer {
+    /// A consumer of these places, which belongs to a group that reads all.
+    pub fn new(id: u32, group: u32, shape: Arc<Shape>, epoch: i64, places: &[usize]) -> Consumer {
+        let target = &shape.target;
+        let mut lanes: Vec<Lane> = target.brokers.iter().map(|_| Lane::default()).collect();
+        let mut held = BTreeMap::new();
+        for index in places {
+            let Some(place) = target.places.get(*index) else { continue };
+            let Some(lane) = lanes.get_mut(place.leader) else { continue };
+            held.insert((place.topic, place.partition), (place.leader, lane.parts.len()));
+            lane.parts.push(Part {
+                place: *index,
+                position: place.start,
+                high_watermark: place.end,
+                is_moved: false,
+            });
+        }
+        let topics = target.topics.iter().cloned().zip(0..).collect();
+        Consumer { id, group, epoch, lanes, held, topics, shape }
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether there is anything to ask the lane for.
+    pub fn is_used(&self, lane_at: usize) -> bool {
+        self.lanes.get(lane_at).is_some_and(|lane| !lane.parts.is_empty())
+    }
+
+    /// The next request of a lane, as a frame; the broker may hold an empty answer back for
+    /// `wait_ms`.
+    pub fn request(&mut self, lane_at: usize, wait_ms: i32) -> Bytes {
+        let target = &self.shape.target;
+        let version = target.fetch_version;
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return Bytes::new() };
+        if version < 7 {
+            lane.session_epoch = -1;
+        }
+        let named: Vec<usize> = match lane.session_epoch {
+            0 | -1 => (0..lane.parts.len()).collect(),
+            _ => std::mem::take(&mut lane.moved),
+        };
+        lane.moved.clear();
+        let mut topics: BTreeMap<usize, Vec<fetch::FetchPartition>> = BTreeMap::new();
+        for at in named {
+            let Some(part) = lane.parts.get_mut(at) else { continue };
+            let Some(place) = target.places.get(part.place) else { continue };
+            part.is_moved = false;
+            topics.entry(place.topic).or_default().push(fetch::FetchPartition {
+                partition: place.partition,
+                fetch_offset: part.position,
+                partition_max_bytes: self.shape.plan.fetch_bytes,
+                ..Default::default()
+            });
+        }
+        let topic = |(topic, partitions)| fetch::FetchTopic {
+            topic: target.topics.get(topic).map_or("", String::as_str),
+            partitions,
+            ..Default::default()
+        };
+        let request = fetch::Request {
+            max_wait_ms: wait_ms,
+            min_bytes: 1,
+            max_bytes: ANSWER_BYTES_MAX.max(self.shape.plan.fetch_bytes),
+            session_id: lane.session,
+            session_epoch: lane.session_epoch,
+            topics: topics.into_iter().map(topic).collect(),
+            ..Default::default()
+        };
+        lane.correlation = lane.correlation.wrapping_add(1);
+        let correlation = lane.correlation;
+        let mut frame = BytesMut::new();
+        frame.put_u32(0);
+        RequestHeader { api: ApiKey::Fetch, version, correlation, client_id: Some(CLIENT_ID) }
+            .encode(&mut frame);
+        request.encode(&mut frame, ApiKey::Fetch.context(version));
+        let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        frame.freeze()
+    }
+
+    /// The answer to the last request: `frame` is what follows its length.
+    pub fn answer(
+        &mut self,
+        lane_at: usize,
+        frame: &[u8],
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) -> Result<Outcome, Strange> {
+        let version = self.shape.target.fetch_version;
+        let mut reader = Reader::new(frame);
+        let correlation = read_response_header(&mut reader, ApiKey::Fetch, version);
+        let lane = self.lanes.get_mut(lane_at).ok_or(Strange)?;
+        if correlation != Ok(lane.correlation) {
+            return Err(Strange);
+        }
+        let answer: fetch::Response<'_> =
+            decode_body(reader.rest(), ApiKey::Fetch, version).map_err(|_| Strange)?;
+        let code = ErrorCode(answer.error_code);
+        if code.is_error() {
+            recorder.error(&code.to_string());
+            self.begin_session(lane_at);
+            return Ok(Outcome { is_empty: false, is_wrong: true });
+        }
+        lane.next_session(answer.session_id);
+        let mut count = Count { requests: 1, ..Count::default() };
+        let mut is_wrong = false;
+        for topic in &answer.responses {
+            let Some(topic_at) = self.topics.get(topic.topic).copied() else { continue };
+            for data in &topic.partitions {
+                let at = self.held.get(&(topic_at, data.partition_index)).copied();
+                let Some((_, at)) = at.filter(|(lane, _)| *lane == lane_at) else { continue };
+                let (more, wrong) = self.part(lane_at, at, data, now, recorder, ledger);
+                count.add(more);
+                is_wrong |= wrong;
+            }
+        }
+        recorder.received(count);
+        recorder.lag(self.id, self.lag());
+        Ok(Outcome { is_empty: count.records == 0, is_wrong })
+    }
+
+    /// One partition's part of an answer.
+    fn part(
+        &mut self,
+        lane_at: usize,
+        at: usize,
+        data: &fetch::PartitionData<'_>,
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) -> (Count, bool) {
+        let mut count = Count::default();
+        let Some(lane) = self.lanes.get(lane_at) else { return (count, false) };
+        let Some(part) = lane.parts.get(at) else { return (count, false) };
+        let (place, mut position) = (part.place, part.position);
+        let code = ErrorCode(data.error_code);
+        if code.is_error() {
+            recorder.error(&code.to_string());
+            if code == ErrorCode::OFFSET_OUT_OF_RANGE {
+                position = data.log_start_offset.max(0);
+            }
+        }
+        let from = position;
+        for (header, batch) in batches(data.records.unwrap_or_default()) {
+            if header.next_offset() <= position {
+                continue;
+            }
+            count.add(self.batch(place, from, &header, batch, now, recorder, ledger));
+            position = header.next_offset();
+        }
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return (count, false) };
+        let Some(part) = lane.parts.get_mut(at) else { return (count, false) };
+        if code.is_none() {
+            part.high_watermark = data.high_watermark;
+        }
+        // A partition with an error is named again: the broker may have dropped it.
+        if (part.position != position || code.is_error()) && !part.is_moved {
+            part.is_moved = true;
+            lane.moved.push(at);
+        }
+        part.position = position;
+        (count, code.is_error())
+    }
+
+    /// One batch; records below `from` were asked for by nobody.
+    #[expect(clippy::too_many_arguments, reason = "the batch, its place, and two books to keep")]
+    fn batch(
+        &self,
+        place: usize,
+        from: i64,
+        header: &BatchHeader,
+        batch: &[u8],
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) -> Count {
+        let mode = self.shape.plan.mode;
+        let bytes = u64::try_from(batch.len()).unwrap_or(0);
+        let records = header.next_offset().saturating_sub(header.base_offset.max(from));
+        let mut count = Count { requests: 0, records: records.cast_unsigned(), bytes };
+        if header.is_control() {
+            return Count { records: 0, ..count };
+        }
+        if !matches!(mode, Mode::E2e | Mode::Verify) {
+            return count;
+        }
+        if mode == Mode::Verify && header.crc != crc(batch) {
+            ledger.corrupt(count.records);
+            return count;
+        }
+        count.records = 0;
+        let inside = header
+            .codec()
+            .and_then(|codec| decompress(codec, batch.get(HEADER_BYTES..)?, BATCH_BYTES_MAX).ok());
+        let Some(inside) = inside else {
+            recorder.error("UNREADABLE_BATCH");
+            ledger.corrupt(records.cast_unsigned());
+            return count;
+        };
+        for record in Records::new(header, &inside) {
+            match record {
+                Ok(record) if record.offset < from => {}
+                Ok(record) => {
+                    count.records += 1;
+                    self.record(place, &record, now, recorder, ledger);
+                }
+                Err(_) => {
+                    recorder.error("UNREADABLE_RECORD");
+                    ledger.corrupt(1);
+                }
+            }
+        }
+        count
+    }
+
+    fn record(
+        &self,
+        place: usize,
+        record: &Record<'_>,
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) {
+        let value = record.value.unwrap_or_default();
+        let stamp = Stamp::read(value);
+        let Some(stamp) = stamp.filter(|stamp| stamp.run == self.shape.run) else {
+            // Either another run's record or one of ours that came out wrong: a sound checksum
+            // tells that it is another's.
+            if self.shape.plan.mode == Mode::Verify && !Stamp::is_sound(value) {
+                ledger.corrupt(1);
+            } else {
+                ledger.foreign();
+            }
+            return;
+        };
+        let intended = stamp.intended.saturating_sub(self.epoch);
+        recorder.delivered(now, u64::try_from(intended).unwrap_or(0));
+        if self.shape.plan.mode == Mode::Verify {
+            let is_here = usize::try_from(stamp.place) == Ok(place);
+            if !is_here || !Stamp::is_sound(value) {
+                return ledger.corrupt(1);
+            }
+            let stream = Stream { producer: stamp.producer, place: stamp.place };
+            ledger.receive(self.group, stream, stamp.sequence);
+        }
+    }
+
+    /// The lane's connection is gone, and the session with it.
+    pub fn lost(&mut self, lane_at: usize) {
+        self.begin_session(lane_at);
+    }
+
+    fn begin_session(&mut self, lane_at: usize) {
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        (lane.session, lane.session_epoch) = (0, 0);
+        lane.moved.clear();
+        for part in &mut lane.parts {
+            part.is_moved = false;
+        }
+    }
+
+    /// Whether everything is read that was there before the run.
+    pub fn has_reached_the_end(&self, lane_at: usize) -> bool {
+        let Some(lane) = self.lanes.get(lane_at) else { return true };
+        let end = |part: &Part| self.shape.target.places.get(part.place).map_or(0, |p| p.end);
+        lane.parts.iter().all(|part| part.position >= end(part))
+    }
+
+    fn lag(&self) -> u64 {
+        let parts = self.lanes.iter().flat_map(|lane| &lane.parts);
+        parts.map(|part| u64::try_from(part.high_watermark - part.position).unwrap_or(0)).sum()
+    }
+}
+
+impl Lane {
+    /// The broker gave a session, or none.
+    fn next_session(&mut self, session: i32) {
+        if session == 0 {
+            (self.session, self.session_epoch) = (0, 0);
+            return;
+        }
+        self.session = session;
+        // The epoch after the largest one is 1.
+        self.session_epoch = self.session_epoch.checked_add(1).unwrap_or(1);
+    }
+}

@@ -1,0 +1,645 @@
+//! A producer's mind: records into batches, batches into requests, answers into acknowledgements.
+//!
+//!     schedule ─► open batch per partition ─► request per leader ─► in flight ─► acknowledged
+//!                        │ full, or linger over         ▲               │
+//!                        └──────────────────────────────┘◄── again ─────┘ error, lost connection
+//!
+//! Pure: a connection per leader ("lane") carries out what `take` returns. Times are nanoseconds.
+//!
+//! Invariants
+//!   P1  A request holds at most one batch of each partition; at most `in_flight` requests of a
+//!       lane wait for their answers.
+//!   P2  While batches wait to be repeated, nothing new is sent on their lane, and they are sent in
+//!       the order they were closed in.
+//!   P3  Memory is bounded: beyond `unsent_max` and `held_max` no record is taken up; those that
+//!       are due keep their intended times.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::keys::{KeyShape, Keys, Random};
+use super::ledger::{Ledger, Stream};
+use super::options::{Mode, Plan, Rate};
+use super::pace::Pacer;
+use super::payload::{Pool, STAMP_BYTES, Stamp};
+use super::recorder::{Count, Recorder, Times};
+use super::target::Target;
+use crate::client::cluster::REQUEST_TIME_MS;
+use crate::client::partitioner;
+use crate::wire::api::{ApiKey, produce};
+use crate::wire::error::ErrorCode;
+use crate::wire::header::{RequestHeader, decode_body, read_response_header};
+use crate::wire::primitive::{
+    Context, Reader, Wire, put_bytes_length, put_count, put_unsigned_varint,
+};
+use crate::wire::records::{BatchBuilder, ProducerStamp};
+
+/// Requests are about this long at most, unless a batch alone is longer (Kafka's producer: 1 MiB).
+const REQUEST_BYTES: usize = 1 << 20;
+/// Batches that are not acknowledged, of all producers together.
+const HELD_BYTES: usize = 512 << 20;
+const HELD_BYTES_MIN: usize = 1 << 20;
+/// Memory of finished batches that is kept for new ones, by pieces.
+const FREE_MAX: usize = 256;
+/// Pauses before batches are repeated.
+const AGAIN_FIRST_NANOS: u64 = 20_000_000;
+const AGAIN_MAX_NANOS: u64 = 1_000_000_000;
+/// A batch is given up after so long, as Kafka's producer does (delivery.timeout.ms).
+const DELIVERY_NANOS_MAX: u64 = 120_000_000_000;
+const NANOS_PER_MILLI: i64 = 1_000_000;
+const CLIENT_ID: &str = "corelog-load";
+
+/// What all producers of a run share.
+#[derive(Debug)]
+pub struct Shape {
+    pub plan: Plan,
+    pub target: Target,
+    pub rate: Rate,
+    pub pool: Pool,
+    pub keys: Keys,
+    /// Marks the records of this run.
+    pub run: u32,
+}
+
+/// See the module's documentation.
+pub struct Producer {
+    id: u32,
+    shape: Arc<Shape>,
+    pacer: Pacer,
+    random: Random,
+    /// Nanoseconds since 1970 at the clock's zero.
+    epoch: i64,
+    /// No record is meant for this time or later.
+    until: u64,
+    slots: Vec<Slot>,
+    lanes: Vec<Lane>,
+    /// Where records without key go until their batch is closed.
+    sticky: usize,
+    /// Bytes in batches that were not sent yet, and in all that are not acknowledged.
+    unsent: usize,
+    held: usize,
+    unsent_max: usize,
+    held_max: usize,
+    order: u64,
+    requests: u64,
+    free: Vec<BytesMut>,
+    free_times: Vec<Times>,
+}
+
+/// A partition's part of the producer.
+#[derive(Default)]
+struct Slot {
+    open: Option<Box<Open>>,
+    closed: VecDeque<Batch>,
+    next_sequence: u64,
+    /// The last request that took a batch of it.
+    request: u64,
+}
+
+struct Open {
+    builder: BatchBuilder,
+    times: Times,
+    bytes: usize,
+    order: u64,
+}
+
+struct Batch {
+    place: usize,
+    bytes: Bytes,
+    times: Times,
+    first_sequence: u64,
+    count: u32,
+    /// Of values and keys.
+    payload: usize,
+    order: u64,
+}
+
+/// A leader's part of the producer.
+#[derive(Default)]
+struct Lane {
+    /// Partitions with a closed batch.
+    full: VecDeque<usize>,
+    /// Open batches by age: partition, the batch's order, when its linger is over.
+    lingering: VecDeque<(usize, u64, u64)>,
+    again: BTreeMap<u64, Batch>,
+    again_at: u64,
+    again_pause: u64,
+    in_flight: VecDeque<Request>,
+    correlation: i32,
+}
+
+struct Request {
+    correlation: i32,
+    sent: u64,
+    batches: Vec<Batch>,
+}
+
+/// The answer is not one to what was asked: the connection is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strange;
+
+impl Producer {
+    pub fn new(id: u32, shape: Arc<Shape>, epoch: i64, start: u64, until: u64) -> Producer {
+        let Shape { plan, target, rate, .. } = &*shape;
+        let lanes = target.brokers.len();
+        let batch = plan.batch_bytes.max(plan.sizes.max);
+        // In a closed loop what waits to be sent is only what keeps the connection busy.
+        let unsent_max = match (rate, plan.keys) {
+            (Rate::PerSecond(_), _) => usize::MAX,
+            (Rate::Max, KeyShape::None) => 2 * batch * lanes.max(1),
+            (Rate::Max, _) => (2 * batch).max(REQUEST_BYTES),
+        };
+        let producers = usize::try_from(plan.producers).unwrap_or(1).max(1);
+        let pipeline = batch * (plan.in_flight + 2) * lanes.max(1);
+        let held_max = (HELD_BYTES / producers).max(HELD_BYTES_MIN).max(pipeline);
+        let seed = u64::from(shape.run) << 32 | u64::from(id);
+        Producer {
+            id,
+            pacer: Pacer::new(*rate, id, plan.producers, start),
+            random: Random::new(seed),
+            epoch,
+            until,
+            slots: (0..target.places.len()).map(|_| Slot::default()).collect(),
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            sticky: usize::try_from(id).unwrap_or(0) % target.places.len().max(1),
+            unsent: 0,
+            held: 0,
+            unsent_max,
+            held_max,
+            order: 0,
+            requests: 0,
+            free: Vec::new(),
+            free_times: Vec::new(),
+            shape,
+        }
+    }
+
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Takes up no record that is meant for `until` or later.
+    pub fn stop_at(&mut self, until: u64) {
+        self.until = self.until.min(until);
+    }
+
+    /// Whether every record of the schedule has come to its end.
+    pub fn is_done(&self, now: u64) -> bool {
+        let over = self.pacer.next().unwrap_or(now) >= self.until;
+        over && self.held == 0
+    }
+
+    /// Takes up the records that are due.
+    pub fn fill(&mut self, now: u64, recorder: &mut Recorder) {
+        while self.unsent < self.unsent_max && self.held < self.held_max {
+            let Some(intended) = self.pacer.due(now).filter(|at| *at < self.until) else { return };
+            recorder.taken_up(intended, now);
+            self.push(intended, now);
+            self.pacer.advance();
+        }
+    }
+
+    fn push(&mut self, intended: u64, now: u64) {
+        let shape = self.shape.clone();
+        let length = shape.plan.sizes.draw(&mut self.random);
+        let key = match shape.plan.keys {
+            KeyShape::None => None,
+            _ => shape.keys.draw(self.random.bits()),
+        };
+        let payload = length + key.map_or(0, |key| key.len());
+        let place = match key {
+            Some(key) => partitioner::of_key(&key, self.slots.len()),
+            None => self.sticky,
+        };
+        if self
+            .slots
+            .get(place)
+            .and_then(|slot| slot.open.as_ref())
+            .is_some_and(|open| open.builder.bytes() + payload > shape.plan.batch_bytes)
+        {
+            self.close(place);
+        }
+        let place = if key.is_none() { self.sticky } else { place };
+        self.open(place, now);
+        let (producer, run) = (self.id, shape.run);
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        let Some(open) = slot.open.as_mut() else { return };
+        let intended_wall = self.epoch.saturating_add_unsigned(intended);
+        let key = key.as_ref().map(<[u8; 16]>::as_slice);
+        let timestamp = intended_wall / NANOS_PER_MILLI;
+        if let Some(rest) = length.checked_sub(STAMP_BYTES) {
+            let filler = shape.pool.cut(rest, &mut self.random);
+            let place = u32::try_from(place).unwrap_or(u32::MAX);
+            let sequence = slot.next_sequence;
+            let stamp = Stamp { intended: intended_wall, run, producer, place, sequence };
+            let stamp = stamp.write(filler, shape.plan.mode == Mode::Verify);
+            open.builder.push_pieces(timestamp, key, [&stamp, filler]);
+        } else {
+            let filler = shape.pool.cut(length, &mut self.random);
+            open.builder.push_pieces(timestamp, key, [filler, &[]]);
+        }
+        slot.next_sequence += 1;
+        match open.times.last_mut() {
+            Some((time, count)) if *time == intended => *count += 1,
+            _ => open.times.push((intended, 1)),
+        }
+        open.bytes += payload;
+        self.unsent += payload;
+        self.held += payload;
+        if open.builder.bytes() >= shape.plan.batch_bytes {
+            self.close(place);
+        }
+    }
+
+    /// Makes sure that the partition has an open batch.
+    fn open(&mut self, place: usize, now: u64) {
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        if slot.open.is_some() {
+            return;
+        }
+        let memory = self.free.pop().unwrap_or_default();
+        let times = self.free_times.pop().unwrap_or_default();
+        self.order += 1;
+        let builder = BatchBuilder::within(memory);
+        slot.open = Some(Box::new(Open { builder, times, bytes: 0, order: self.order }));
+        let linger = u64::try_from(self.shape.plan.linger.as_nanos()).unwrap_or(u64::MAX);
+        let ready = now.saturating_add(linger);
+        let leader = self.shape.target.places.get(place).map_or(0, |place| place.leader);
+        if let Some(lane) = self.lanes.get_mut(leader) {
+            lane.lingering.push_back((place, self.order, ready));
+        }
+    }
+
+    /// Closes the partition's open batch and lines it up.
+    fn close(&mut self, place: usize) {
+        let leader = self.shape.target.places.get(place).map_or(0, |place| place.leader);
+        let Some(batch) = self.seal(place) else { return };
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        slot.closed.push_back(batch);
+        if slot.closed.len() == 1
+            && let Some(lane) = self.lanes.get_mut(leader)
+        {
+            lane.full.push_back(place);
+        }
+    }
+
+    /// Builds the partition's open batch.
+    fn seal(&mut self, place: usize) -> Option<Batch> {
+        let slot = self.slots.get_mut(place)?;
+        let Open { mut builder, times, bytes: payload, order } = *slot.open.take()?;
+        let count = u32::try_from(builder.count()).unwrap_or(0);
+        let first_sequence = slot.next_sequence - u64::from(count);
+        if let Some((id, epoch)) = self.identity() {
+            // Sequence numbers go on with 0 after the largest one.
+            let sequence = i32::try_from(first_sequence % (1 << 31)).unwrap_or(0);
+            builder = builder.producer(ProducerStamp { id, epoch, sequence });
+        }
+        if place == self.sticky {
+            self.sticky = (self.sticky + 1) % self.slots.len().max(1);
+        }
+        // Our own records are always compressible; the bounds are those of the options.
+        let bytes = builder.build(self.shape.plan.codec).unwrap_or_default();
+        Some(Batch { place, bytes, times, first_sequence, count, payload, order })
+    }
+
+    fn identity(&self) -> Option<(i64, i16)> {
+        self.shape.target.identities.get(usize::try_from(self.id).ok()?).copied()
+    }
+
+    /// The next request of a lane, as pieces of one frame; `None` while there is nothing to send
+    /// or no room in flight.
+    pub fn take(&mut self, lane_at: usize, now: u64) -> Option<Vec<Bytes>> {
+        let in_flight_max = self.shape.plan.in_flight;
+        let lane = self.lanes.get_mut(lane_at)?;
+        if lane.in_flight.len() >= in_flight_max {
+            return None;
+        }
+        self.requests += 1;
+        let batches = if lane.again.is_empty() {
+            self.fresh(lane_at, now)
+        } else if lane.in_flight.is_empty() && now >= lane.again_at {
+            self.repeated(lane_at)
+        } else {
+            Vec::new()
+        };
+        if batches.is_empty() {
+            return None;
+        }
+        let lane = self.lanes.get_mut(lane_at)?;
+        lane.correlation = lane.correlation.wrapping_add(1);
+        let (batches, pieces) = frame(&self.shape, lane.correlation, batches);
+        lane.in_flight.push_back(Request { correlation: lane.correlation, sent: now, batches });
+        Some(pieces)
+    }
+
+    /// Batches that are full or have waited long enough.
+    fn fresh(&mut self, lane_at: usize, now: u64) -> Vec<Batch> {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        let request = self.requests;
+        while bytes < REQUEST_BYTES {
+            let Some(lane) = self.lanes.get_mut(lane_at) else { break };
+            let next =
+                lane.full.front().copied().filter(|place| {
+                    self.slots.get(*place).is_some_and(|slot| slot.request != request)
+                });
+            let Some(place) = next else { break };
+            lane.full.pop_front();
+            let Some(slot) = self.slots.get_mut(place) else { break };
+            slot.request = request;
+            let Some(batch) = slot.closed.pop_front() else { continue };
+            if !slot.closed.is_empty() {
+                lane.full.push_back(place);
+            }
+            bytes += batch.bytes.len();
+            self.unsent = self.unsent.saturating_sub(batch.payload);
+            batches.push(batch);
+        }
+        while bytes < REQUEST_BYTES {
+            let Some(lane) = self.lanes.get_mut(lane_at) else { break };
+            let Some(&(place, order, ready)) = lane.lingering.front() else { break };
+            let slot = self.slots.get_mut(place);
+            let Some(slot) =
+                slot.filter(|slot| slot.open.as_ref().is_some_and(|open| open.order == order))
+            else {
+                // It was closed because it was full.
+                lane.lingering.pop_front();
+                continue;
+            };
+            if ready > now || slot.request == request || !slot.closed.is_empty() {
+                break;
+            }
+            slot.request = request;
+            lane.lingering.pop_front();
+            let Some(batch) = self.seal(place) else { continue };
+            bytes += batch.bytes.len();
+            self.unsent = self.unsent.saturating_sub(batch.payload);
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Batches to be repeated, in the order they were closed in, one of each partition.
+    fn repeated(&mut self, lane_at: usize) -> Vec<Batch> {
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return Vec::new() };
+        let (mut orders, mut bytes) = (Vec::new(), 0);
+        for (order, batch) in &lane.again {
+            let Some(slot) = self.slots.get_mut(batch.place) else { continue };
+            if slot.request == self.requests || bytes >= REQUEST_BYTES {
+                break;
+            }
+            slot.request = self.requests;
+            bytes += batch.bytes.len();
+            orders.push(*order);
+        }
+        orders.iter().filter_map(|order| lane.again.remove(order)).collect()
+    }
+
+    /// The request that was taken last is in the socket's buffer: with acks=0 that is all there
+    /// is to wait for.
+    pub fn sent(&mut self, lane_at: usize, now: u64, recorder: &mut Recorder) {
+        if self.shape.plan.acks != 0 {
+            return;
+        }
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        let Some(request) = lane.in_flight.pop_back() else { return };
+        recorder.answered(now, request.sent);
+        for batch in request.batches {
+            self.finish(batch, now, recorder);
+        }
+    }
+
+    /// An answer has come: `frame` is what follows its length.
+    pub fn answer(
+        &mut self,
+        lane_at: usize,
+        frame: &[u8],
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) -> Result<(), Strange> {
+        let version = self.shape.target.produce_version;
+        let mut reader = Reader::new(frame);
+        let correlation = read_response_header(&mut reader, ApiKey::Produce, version);
+        let lane = self.lanes.get_mut(lane_at).ok_or(Strange)?;
+        if lane.in_flight.front().map(|request| request.correlation) != correlation.ok() {
+            return Err(Strange);
+        }
+        let answer: produce::Response<'_> =
+            decode_body(reader.rest(), ApiKey::Produce, version).map_err(|_| Strange)?;
+        let request = lane.in_flight.pop_front().ok_or(Strange)?;
+        recorder.answered(now, request.sent);
+        let shape = self.shape.clone();
+        let mut codes = Codes::new(&answer, &shape.target);
+        for batch in request.batches {
+            let code = codes.of(batch.place);
+            self.settle(lane_at, batch, code, now, recorder, ledger);
+        }
+        Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        lane_at: usize,
+        batch: Batch,
+        code: Option<ErrorCode>,
+        now: u64,
+        recorder: &mut Recorder,
+        ledger: &mut Ledger,
+    ) {
+        let code = code.unwrap_or(ErrorCode::UNKNOWN_SERVER_ERROR);
+        if matches!(code, ErrorCode::NONE | ErrorCode::DUPLICATE_SEQUENCE_NUMBER) {
+            if let Some(lane) = self.lanes.get_mut(lane_at) {
+                lane.again_pause = 0;
+            }
+            if self.shape.plan.mode == Mode::Verify {
+                let place = u32::try_from(batch.place).unwrap_or(u32::MAX);
+                let stream = Stream { producer: self.id, place };
+                ledger.acknowledge(stream, batch.first_sequence, batch.count);
+            }
+            self.finish(batch, now, recorder);
+            return;
+        }
+        recorder.error(&code.to_string());
+        let again = code.is_retriable()
+            || (code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER && self.shape.plan.idempotent);
+        if again { self.repeat(lane_at, batch, now, recorder) } else { self.fail(batch, recorder) }
+    }
+
+    /// The lane's connection is gone; whether its requests were served is not known.
+    pub fn lost(&mut self, lane_at: usize, now: u64, recorder: &mut Recorder) {
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        let requests = std::mem::take(&mut lane.in_flight);
+        for batch in requests.into_iter().flat_map(|request| request.batches) {
+            if self.shape.plan.acks == 0 {
+                self.fail(batch, recorder);
+            } else {
+                self.repeat(lane_at, batch, now, recorder);
+            }
+        }
+    }
+
+    /// Gives up everything that is not acknowledged; returns how many records that are.
+    pub fn abandon(&mut self, recorder: &mut Recorder) {
+        let mut batches = Vec::new();
+        for place in 0..self.slots.len() {
+            batches.extend(self.seal(place));
+            if let Some(slot) = self.slots.get_mut(place) {
+                batches.extend(slot.closed.drain(..));
+            }
+        }
+        for lane in &mut self.lanes {
+            batches.extend(lane.in_flight.drain(..).flat_map(|request| request.batches));
+            batches.extend(std::mem::take(&mut lane.again).into_values());
+        }
+        for batch in batches {
+            self.fail(batch, recorder);
+        }
+        self.held = 0;
+    }
+
+    fn repeat(&mut self, lane_at: usize, batch: Batch, now: u64, recorder: &mut Recorder) {
+        let oldest = batch.times.first().map_or(now, |(time, _)| *time);
+        if now.saturating_sub(oldest) > DELIVERY_NANOS_MAX {
+            recorder.error("DELIVERY_TIMEOUT");
+            return self.fail(batch, recorder);
+        }
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        if lane.again.is_empty() {
+            lane.again_pause = (lane.again_pause * 2).clamp(AGAIN_FIRST_NANOS, AGAIN_MAX_NANOS);
+            lane.again_at = now.saturating_add(lane.again_pause);
+        }
+        lane.again.insert(batch.order, batch);
+    }
+
+    fn fail(&mut self, batch: Batch, recorder: &mut Recorder) {
+        recorder.failed(u64::from(batch.count));
+        self.release(batch);
+    }
+
+    fn finish(&mut self, batch: Batch, now: u64, recorder: &mut Recorder) {
+        let bytes = u64::try_from(batch.payload).unwrap_or(0);
+        let count = Count { requests: 0, records: u64::from(batch.count), bytes };
+        recorder.acknowledged(now, &batch.times, count);
+        self.release(batch);
+    }
+
+    /// The batch has come to its end: its memory serves again.
+    fn release(&mut self, batch: Batch) {
+        self.held = self.held.saturating_sub(batch.payload);
+        let mut times = batch.times;
+        times.clear();
+        if self.free_times.len() < FREE_MAX {
+            self.free_times.push(times);
+        }
+        if self.free.len() < FREE_MAX
+            && let Ok(memory) = batch.bytes.try_into_mut()
+        {
+            self.free.push(memory);
+        }
+    }
+
+    /// Since when the lane waits for an answer.
+    pub fn waits_since(&self, lane_at: usize) -> Option<u64> {
+        self.lanes.get(lane_at)?.in_flight.front().map(|request| request.sent)
+    }
+
+    /// When there is something to do without an answer having come.
+    pub fn next_wake(&self, now: u64) -> Option<u64> {
+        let has_room = self.unsent < self.unsent_max && self.held < self.held_max;
+        let due = self.pacer.next().filter(|at| *at < self.until && has_room);
+        let in_flight_max = self.shape.plan.in_flight;
+        let lanes = self.lanes.iter().filter_map(|lane| {
+            if !lane.again.is_empty() {
+                return lane.in_flight.is_empty().then_some(lane.again_at);
+            }
+            let has_room = lane.in_flight.len() < in_flight_max;
+            let ready = lane.lingering.front().map(|(_, _, ready)| *ready);
+            if has_room && !lane.full.is_empty() { Some(now) } else { ready.filter(|_| has_room) }
+        });
+        lanes.chain(due).min()
+    }
+}
+
+/// An answer's codes, found by topic and partition; most often they come in the order of the
+/// request.
+struct Codes<'a> {
+    target: &'a Target,
+    codes: Vec<(&'a str, i32, ErrorCode)>,
+    next: usize,
+}
+
+impl<'a> Codes<'a> {
+    fn new(answer: &'a produce::Response<'a>, target: &'a Target) -> Codes<'a> {
+        let codes = answer.responses.iter().flat_map(|topic| {
+            let code = |p: &produce::PartitionProduceResponse<'_>| (p.index, p.error_code);
+            let name = topic.name;
+            topic.partition_responses.iter().map(code).map(move |(p, c)| (name, p, ErrorCode(c)))
+        });
+        Codes { target, codes: codes.collect(), next: 0 }
+    }
+
+    fn of(&mut self, place: usize) -> Option<ErrorCode> {
+        let place = self.target.places.get(place)?;
+        let name = self.target.topics.get(place.topic)?.as_str();
+        let count = self.codes.len();
+        for at in (self.next..count).chain(0..self.next) {
+            let (topic, partition, code) = self.codes.get(at).copied()?;
+            if partition == place.partition && topic == name {
+                self.next = (at + 1) % count;
+                return Some(code);
+            }
+        }
+        None
+    }
+}
+
+/// The frame of a Produce request in pieces, so that batches are not copied.
+fn frame(shape: &Shape, correlation: i32, mut batches: Vec<Batch>) -> (Vec<Batch>, Vec<Bytes>) {
+    let version = shape.target.produce_version;
+    let context = ApiKey::Produce.context(version);
+    let topic_of = |batch: &Batch| shape.target.places.get(batch.place).map_or(0, |p| p.topic);
+    if shape.target.topics.len() > 1 {
+        batches.sort_by_key(topic_of);
+    }
+    let mut open = BytesMut::with_capacity(256);
+    RequestHeader { api: ApiKey::Produce, version, correlation, client_id: Some(CLIENT_ID) }
+        .encode(&mut open);
+    None::<&str>.encode(&mut open, context);
+    open.put_i16(shape.plan.acks);
+    open.put_i32(REQUEST_TIME_MS);
+    // The first piece is the frame's length.
+    let mut pieces = vec![Bytes::new()];
+    let topics = batches.chunk_by(|one, two| topic_of(one) == topic_of(two));
+    put_count(&mut open, Some(topics.clone().count()), context);
+    for group in topics {
+        let topic = group.first().map_or(0, topic_of);
+        let name = shape.target.topics.get(topic).map_or("", String::as_str);
+        name.encode(&mut open, context);
+        put_count(&mut open, Some(group.len()), context);
+        for batch in group {
+            let partition = shape.target.places.get(batch.place).map_or(0, |p| p.partition);
+            open.put_i32(partition);
+            put_bytes_length(&mut open, Some(batch.bytes.len()), context);
+            pieces.push(open.split().freeze());
+            pieces.push(batch.bytes.clone());
+            end_structure(&mut open, context);
+        }
+        end_structure(&mut open, context);
+    }
+    end_structure(&mut open, context);
+    pieces.push(open.freeze());
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    if let Some(first) = pieces.first_mut() {
+        *first = Bytes::copy_from_slice(&length.to_be_bytes());
+    }
+    (batches, pieces)
+}
+
+fn end_structure(out: &mut BytesMut, context: Context) {
+    if context.flexible {
+        put_unsigned_varint(out, 0);
+    }
+}

@@ -1,0 +1,208 @@
+//! What is settled with the broker before the cores start: topics, leaders, offsets, producer ids,
+//! versions. Blocking, on the main thread.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use super::options::{Plan, Start};
+use crate::client::cluster::{
+    Attempt, Cluster, EARLIEST, LATEST, REQUEST_TIME_MS, To, Topic, judge, persist,
+};
+use crate::client::connection::NEWEST;
+use crate::client::failure::{Failure, in_words};
+use crate::wire::api::{ApiKey, create_topics, describe_configs, init_producer_id};
+use crate::wire::error::ErrorCode;
+
+/// The newest versions of Produce and Fetch that name topics by name.
+const VERSION_WITH_NAMES: i16 = 12;
+/// Kafka's number for brokers in requests about settings.
+const RESOURCE_BROKER: i8 = 4;
+/// Settings that say when a write is durable, of Corelog and of Apache Kafka.
+const DURABILITY_SETTINGS: [&str; 3] =
+    ["durability", "log.flush.interval.messages", "log.flush.interval.ms"];
+
+/// One partition of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index into `Target::topics`.
+    pub topic: usize,
+    pub partition: i32,
+    /// Index into `Target::brokers`.
+    pub leader: usize,
+    /// Where consumers begin.
+    pub start: i64,
+    /// Where the partition ended before the run.
+    pub end: i64,
+}
+
+/// What the run is about.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    pub topics: Vec<String>,
+    /// In the order of topics, then partitions.
+    pub places: Vec<Place>,
+    pub brokers: Vec<SocketAddr>,
+    pub produce_version: i16,
+    pub fetch_version: i16,
+    /// Producer id and epoch of each producer, if they are idempotent.
+    pub identities: Vec<(i64, i16)>,
+    /// The broker's settings about durability, as far as it tells them.
+    pub durability: BTreeMap<String, String>,
+}
+
+/// Creates what is missing and asks for everything the cores need.
+pub fn settle(plan: &Plan) -> Result<Target, Failure> {
+    let mut cluster = Cluster::reach(&plan.bootstrap)?;
+    let mut target = Target { topics: plan.topics.clone(), ..Target::default() };
+    let mut brokers = BTreeMap::new();
+    for (index, name) in plan.topics.iter().enumerate() {
+        let topic = ready_topic(&mut cluster, plan, name)?;
+        let (starts, ends) = offsets(&mut cluster, plan, &topic)?;
+        for partition in &topic.partitions {
+            let count = brokers.len();
+            let leader = *brokers.entry(partition.leader).or_insert(count);
+            let of = |offsets: &BTreeMap<i32, i64>| offsets.get(&partition.index).copied();
+            target.places.push(Place {
+                topic: index,
+                partition: partition.index,
+                leader,
+                start: of(&starts).unwrap_or(0),
+                end: of(&ends).unwrap_or(0),
+            });
+        }
+    }
+    target.brokers = addresses(&cluster, &brokers)?;
+    let node = brokers.keys().next().copied().unwrap_or(0);
+    let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
+    target.produce_version = version(ApiKey::Produce)?;
+    target.fetch_version = version(ApiKey::Fetch)?;
+    if plan.idempotent {
+        for _ in 0..plan.producers {
+            target.identities.push(identify(&mut cluster)?);
+        }
+    }
+    target.durability = durability(&mut cluster, node).unwrap_or_default();
+    Ok(target)
+}
+
+/// The topic with a leader for each partition, created if it is missing.
+fn ready_topic(cluster: &mut Cluster, plan: &Plan, name: &str) -> Result<Topic, Failure> {
+    let known = cluster.topics(Some(&[name]), false)?.into_iter().next();
+    let missing = known.is_none_or(|t| t.error == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    if missing {
+        create(cluster, plan, name)?;
+        // Another broker than the one that created it may hear of it a little later.
+        let wait = || Failure::Failed(format!("topic `{name}` was created and does not appear"));
+        return persist(|| match cluster.topic(name, false) {
+            Ok(topic) if !topic.partitions.is_empty() => Ok(Attempt::Done(topic)),
+            Ok(_) => Ok(Attempt::Again(wait().to_string())),
+            Err(failure) => Ok(Attempt::Again(failure.to_string())),
+        });
+    }
+    let topic = cluster.topic(name, false)?;
+    let wanted = usize::try_from(plan.partitions).unwrap_or(usize::MAX);
+    if topic.partitions.len() < wanted {
+        let count = topic.partitions.len();
+        return Err(Failure::Failed(format!(
+            "topic `{name}` has {count} partitions, and --partitions wants {wanted}: delete it, or \
+             choose another --topic"
+        )));
+    }
+    Ok(topic)
+}
+
+fn create(cluster: &mut Cluster, plan: &Plan, name: &str) -> Result<(), Failure> {
+    let request = create_topics::Request {
+        topics: vec![create_topics::CreatableTopic {
+            name,
+            num_partitions: i32::try_from(plan.partitions).unwrap_or(i32::MAX),
+            replication_factor: i16::try_from(plan.replication).unwrap_or(i16::MAX),
+            ..Default::default()
+        }],
+        timeout_ms: REQUEST_TIME_MS,
+        validate_only: false,
+    };
+    persist(|| {
+        let answer = cluster.call(To::Any, ApiKey::CreateTopics, NEWEST, &request)?;
+        let answer: create_topics::Response<'_> = answer.decode()?;
+        let outcome = answer.topics.first().map(|t| (ErrorCode(t.error_code), t.error_message));
+        let (code, message) = outcome.unwrap_or((ErrorCode::UNKNOWN_SERVER_ERROR, None));
+        match code {
+            // Another generator was faster.
+            ErrorCode::TOPIC_ALREADY_EXISTS => Ok(Attempt::Done(())),
+            code => judge(code, &format!("topic `{name}`"), message),
+        }
+    })
+}
+
+/// Where consumers start, and where the partitions end.
+fn offsets(
+    cluster: &mut Cluster,
+    plan: &Plan,
+    topic: &Topic,
+) -> Result<(BTreeMap<i32, i64>, BTreeMap<i32, i64>), Failure> {
+    if plan.consumers == 0 {
+        return Ok(Default::default());
+    }
+    let ends = cluster.offsets(topic, LATEST)?;
+    let starts = match plan.from {
+        Start::Beginning => cluster.offsets(topic, EARLIEST)?,
+        Start::End => ends.clone(),
+    };
+    Ok((starts, ends))
+}
+
+/// The brokers' addresses in the order of their indexes.
+fn addresses(
+    cluster: &Cluster,
+    brokers: &BTreeMap<i32, usize>,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let mut by_index: Vec<(usize, i32)> = brokers.iter().map(|(id, at)| (*at, *id)).collect();
+    by_index.sort_unstable();
+    let find = |(_, id): (usize, i32)| {
+        let text = cluster.address(id).unwrap_or_default();
+        let found = text.to_socket_addrs().map_err(|error| in_words(&error));
+        let why = match found.map(|mut found| found.next()) {
+            Ok(Some(address)) => return Ok(address),
+            Ok(None) => "the name has no address".to_string(),
+            Err(why) => why,
+        };
+        Err(Failure::Failed(format!("cannot find the address of broker {id}, `{text}`: {why}")))
+    };
+    by_index.into_iter().map(find).collect()
+}
+
+fn identify(cluster: &mut Cluster) -> Result<(i64, i16), Failure> {
+    persist(|| {
+        let request = init_producer_id::Request {
+            transactional_id: None,
+            transaction_timeout_ms: i32::MAX,
+            ..Default::default()
+        };
+        let answer = cluster.call(To::Any, ApiKey::InitProducerId, NEWEST, &request)?;
+        let answer: init_producer_id::Response = answer.decode()?;
+        Ok(match judge(ErrorCode(answer.error_code), "a producer id", None)? {
+            Attempt::Done(()) => Attempt::Done((answer.producer_id, answer.producer_epoch)),
+            Attempt::Again(why) => Attempt::Again(why),
+        })
+    })
+}
+
+fn durability(cluster: &mut Cluster, node: i32) -> Result<BTreeMap<String, String>, Failure> {
+    let node = node.to_string();
+    let request = describe_configs::Request {
+        resources: vec![describe_configs::DescribeConfigsResource {
+            resource_type: RESOURCE_BROKER,
+            resource_name: &node,
+            // A broker may refuse a request that names a setting it does not have.
+            configuration_keys: None,
+        }],
+        ..Default::default()
+    };
+    let answer = cluster.call(To::Any, ApiKey::DescribeConfigs, NEWEST, &request)?;
+    let answer: describe_configs::Response<'_> = answer.decode()?;
+    let settings = answer.results.iter().flat_map(|result| &result.configs);
+    let wanted = settings.filter(|setting| DURABILITY_SETTINGS.contains(&setting.name));
+    let told = wanted.filter_map(|s| Some((s.name.to_string(), s.value?.to_string())));
+    Ok(told.collect())
+}
