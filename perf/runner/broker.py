@@ -153,7 +153,7 @@ class Broker:
         """Waits until `action` succeeds."""
         try:
             return wire.persist(self.port, action, seconds, self.child.is_running)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, wire.Refusal) as error:
             words = self.child.last_words()
             raise RuntimeError(f"{self.recipe.name}: {error}\n{words}") from None
 
@@ -166,14 +166,7 @@ class Broker:
 
     def create_topic(self, name, partitions):
         """Returns when every partition has a leader."""
-        self.serve(START_SECONDS, lambda broker: broker.create_topic(name, partitions))
-
-        def all_led(broker):
-            led = broker.leaders(name)
-            if led != partitions:
-                raise wire.Refusal(f"{led} of {partitions} partitions have a leader")
-
-        self.serve(RESTART_SECONDS, all_led)
+        self.serve(RESTART_SECONDS, lambda broker: broker.create_topic(name, partitions))
 
 
 def drop_from_cache(folder):

@@ -1,8 +1,8 @@
 """The floor: what the machine allows, measured in the same run, before each round.
 
-It is a result as brokers have one, with the figures of a broker that does nothing but pass bytes
-on: a write takes a loopback round trip and a write with its flush; a cold read is as fast as the
-device or loopback, whichever is slower.
+It is a result as brokers have one, of a broker without a protocol: at the scenario's rate it takes
+records from loopback, writes and flushes all that has arrived as one group, and acknowledges it; a
+cold read is as fast as the device or loopback, whichever is slower.
 """
 
 import mmap
@@ -11,8 +11,13 @@ import socket
 import tempfile
 import threading
 import time
-from pathlib import Path
 
+from .scenario import words
+from .tool import curve, latency_figures
+
+FLOOR_SECONDS = 9
+# Scenarios below this are about whether the runner works.
+SHORT_SECONDS = 5
 PIECE = 1 << 20
 FILE_PIECES = 1024
 READERS = 4
@@ -23,15 +28,27 @@ def take(scenario, generator, base, folder):
     """The floor for a scenario; nothing where it asks for none."""
     if scenario.kind != "load":
         return {"figures": {}}
-    figures, raw = {}, None
-    if scenario.mode != "consume":
-        seconds = min(10, scenario.seconds)
-        words = ["floor", "--duration", f"{seconds}s", "--data-dir", base]
-        raw = generator.ask(words, folder, seconds)
-        figures |= figures_of(raw)
-    else:
-        figures |= read_limits(base, small=scenario.seconds < 5)
-    return {"figures": figures, "raw": raw}
+    if scenario.mode == "consume":
+        return {"figures": read_limits(base, small=scenario.seconds < SHORT_SECONDS)}
+    seconds = min(FLOOR_SECONDS, scenario.seconds)
+    asked = ["floor", "--duration", f"{seconds}s", "--data-dir", base, *same_load(scenario.load)]
+    report = generator.ask(asked, folder, seconds)
+    floor = report["floor"]
+    figures, curves = {}, {}
+    for name in ("loopback", "flush"):
+        micros = floor[f"{name}_us"]
+        figures |= {f"{name}_p50_ms": micros["p50"] / 1e3, f"{name}_p99_ms": micros["p99"] / 1e3}
+    if floor.get("paced_us"):
+        figures |= latency_figures("produce", floor["paced_us"])
+        curves["produce"] = curve(floor["paced_us"])
+    return {"figures": figures, "curves": curves, "raw": report}
+
+
+def same_load(load):
+    """The options of a load that its floor shares: at a fixed rate, latency at that rate."""
+    load = words(load)
+    kept = [name for name in ("--rate", "--record-size", "--in-flight") if name in load]
+    return [word for name in kept for word in (name, load[load.index(name) + 1])]
 
 
 def read_limits(base, small):

@@ -41,6 +41,9 @@ class CorelogLoad:
     binary: Path
     name: str = "corelog"
 
+    def check(self, load):
+        """It does every load."""
+
     def run(self, load, port, seconds, warm_up, folder):
         words = [*load, "--bootstrap", f"127.0.0.1:{port}"]
         words += ["--duration", f"{seconds}s", "--warm-up", f"{warm_up}s"]
@@ -103,6 +106,10 @@ class KafkaTools:
 
     java: list
     name: str = "kafka"
+
+    def check(self, load):
+        """Refuses what it cannot do."""
+        kafka_options(load)
 
     def run(self, load, port, seconds, warm_up, folder):
         options = kafka_options(load)

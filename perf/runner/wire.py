@@ -6,15 +6,24 @@ import socket
 import struct
 import time
 
-PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS = 0, 3, 18, 19
-VERSIONS = {PRODUCE: 7, METADATA: 7, API_VERSIONS: 0, CREATE_TOPICS: 4}
+PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS, CREATE_PARTITIONS = 0, 3, 18, 19, 37
+VERSIONS = {PRODUCE: 7, METADATA: 7, API_VERSIONS: 0, CREATE_TOPICS: 4, CREATE_PARTITIONS: 1}
 TOPIC_ALREADY_EXISTS = 36
+# What a broker says while it starts, or while a topic appears: unknown topic, no leader, not the
+# leader, timed out, not available, storage, coordinator loading or absent, not the controller.
+PASSING = {3, 5, 6, 7, 8, 14, 15, 16, 41, 56}
+# Kafka's controller refuses more in one request.
+PARTITIONS_PER_REQUEST = 5000
 ANSWER_SECONDS = 120
 RETRY_SECONDS = 0.001
 
 
 class Refusal(Exception):
-    """The broker answered with an error code."""
+    """The broker answered with an error code that will not pass."""
+
+
+class NotYet(Exception):
+    """The broker cannot do it yet."""
 
 
 class Connection:
@@ -53,10 +62,20 @@ class Connection:
 
     def greet(self):
         code = self.ask(API_VERSIONS, b"").number("h")
-        if code != 0:
-            raise Refusal(f"ApiVersions: error {code}")
+        judge("ApiVersions", code)
 
     def create_topic(self, name, partitions):
+        """Creates what is missing of it."""
+        led = self.leaders(name)
+        if led == 0:
+            self._create(name, min(partitions, PARTITIONS_PER_REQUEST))
+            led = self.leaders(name)
+        if led < partitions:
+            if led % PARTITIONS_PER_REQUEST == 0 and led > 0:
+                self._grow(name, min(partitions, led + PARTITIONS_PER_REQUEST))
+            raise NotYet(f"{led} of {partitions} partitions have a leader")
+
+    def _create(self, name, partitions):
         topic = text(name) + struct.pack(">ihii", partitions, 1, 0, 0)
         request = struct.pack(">i", 1) + topic + struct.pack(">i?", ANSWER_SECONDS * 1000, False)
         answer = self.ask(CREATE_TOPICS, request)
@@ -64,8 +83,14 @@ class Connection:
         answer.number("i")  # one topic
         answer.text()
         code = answer.number("h")
-        if code not in (0, TOPIC_ALREADY_EXISTS):
-            raise Refusal(f"CreateTopics: error {code}: {answer.text()}")
+        judge("CreateTopics", 0 if code == TOPIC_ALREADY_EXISTS else code, answer)
+
+    def _grow(self, name, partitions):
+        topic = text(name) + struct.pack(">ii", partitions, -1)
+        request = struct.pack(">i", 1) + topic + struct.pack(">i?", ANSWER_SECONDS * 1000, False)
+        answer = self.ask(CREATE_PARTITIONS, request)
+        answer.number("i"), answer.number("i"), answer.text()
+        judge("CreatePartitions", answer.number("h"), answer)
 
     def leaders(self, name):
         """How many partitions of the topic have a leader."""
@@ -94,8 +119,15 @@ class Connection:
         answer = self.ask(PRODUCE, struct.pack(">hhi", -1, -1, ANSWER_SECONDS * 1000) + topics)
         answer.number("i"), answer.text(), answer.number("i"), answer.number("i")
         code = answer.number("h")
-        if code != 0:
-            raise Refusal(f"Produce: error {code}")
+        judge("Produce", code)
+
+
+def judge(what, code, answer=None):
+    """Raises what an error code means; `answer` goes on with a message."""
+    if code in PASSING:
+        raise NotYet(f"{what}: error {code}")
+    if code != 0:
+        raise Refusal(f"{what}: error {code}" + (f": {answer.text()}" if answer else ""))
 
 
 class Cursor:
@@ -124,7 +156,7 @@ def persist(port, action, seconds, is_running=lambda: True):
         try:
             with Connection(port) as connection:
                 return action(connection)
-        except (OSError, Refusal, struct.error) as error:
+        except (OSError, NotYet) as error:
             if not is_running():
                 raise RuntimeError("the broker ended") from None
             if time.monotonic() > deadline:
