@@ -93,11 +93,7 @@ pub fn run(
     live.say(&format!("disk        {} on {}, {direct}", system.kind, system.device))?;
     let cpus = two_cpus(&plan.cpus);
     live.say(&format!("on CPUs {cpus:?}, {} bytes a record", setup.bytes))?;
-    let found = measure(&setup, &cpus);
-    // Whatever happened, the file goes.
-    let removed = std::fs::remove_file(&setup.path);
-    let found = found?;
-    drop(removed);
+    let found = measure(&setup, &cpus)?;
     let mut object = serde_json::Map::new();
     for (name, times) in &found {
         live.say(&format!("{name:10}  {}", percentiles(times)))?;
@@ -228,6 +224,8 @@ struct Store<F: File> {
 impl<F: File> Store<F> {
     async fn open<I: Io<File = F>>(io: &I, path: &Path) -> std::io::Result<Store<F>> {
         let file = io.open(path, OpenHow::CreateNew).await?;
+        // Without a name, nothing is left behind however this ends.
+        io.remove(path).await?;
         file.allocate(FILE_BYTES).await?;
         // What was just written and read back is aligned memory.
         let memory = file.read_at(0, GROUP_BYTES_MAX).await?.freeze();
@@ -326,7 +324,9 @@ async fn paced<I: Io>(
         if waiting.times.borrow().is_none() {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        let next = pacer.next().filter(|_| room()).map_or(Instant::NEVER, Instant);
+        // Nothing is due at the end or later: waiting for it would be no waiting.
+        let next = pacer.next().filter(|at| room() && *at < end.0);
+        let next = next.map_or(Instant::NEVER, Instant);
         let wake = next.min(now + setup.section);
         until(waiting.bell.rung(), io.sleep_until(wake)).await;
     }

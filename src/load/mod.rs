@@ -53,11 +53,11 @@ impl Arguments {
         let plan = self.plan()?;
         let rates = self.rates()?;
         probe::machine().map_err(|unfit| Failure::Failed(unfit.to_string()))?;
-        let stop = Stop::on_signal()?;
         let mut live = Live::new(self.json.as_deref() != Some("-"));
         if plan.mode == Mode::Floor {
             return floor::run(self, &plan, rates.first().copied(), &mut live);
         }
+        let stop = Stop::on_signal()?;
         let mut target = target::settle(&plan)?;
         let address = target.brokers.first().copied();
         let broker = address.and_then(machine::listener);

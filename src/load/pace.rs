@@ -89,14 +89,16 @@ mod tests {
     fn times(pacer: &mut Pacer, until: u64, every: u64) -> Vec<u64> {
         let mut times = Vec::new();
         let mut now = 0;
-        while now <= until {
+        loop {
             while let Some(at) = pacer.due(now) {
                 times.push(at);
                 pacer.advance();
             }
-            now += every;
+            if now == until {
+                return times;
+            }
+            now = (now + every).min(until);
         }
-        times
     }
 
     #[test]
