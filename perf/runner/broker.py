@@ -149,10 +149,10 @@ class Broker:
     def launch(self):
         self.child = Child(self.recipe.argv(self.folder, self.port), "/dev/null", self.log)
 
-    def serve(self, seconds, action=wire.Connection.greet):
+    def serve(self, seconds, action=wire.Connection.greet, pause=wire.RETRY_SECONDS):
         """Waits until `action` succeeds."""
         try:
-            return wire.persist(self.port, action, seconds, self.child.is_running)
+            return wire.persist(self.port, action, seconds, self.child.is_running, pause)
         except (RuntimeError, TimeoutError, wire.Refusal) as error:
             words = self.child.last_words()
             raise RuntimeError(f"{self.recipe.name}: {error}\n{words}") from None
@@ -166,7 +166,8 @@ class Broker:
 
     def create_topic(self, name, partitions):
         """Returns when every partition has a leader."""
-        self.serve(RESTART_SECONDS, lambda broker: broker.create_topic(name, partitions))
+        pause = wire.METADATA_SECONDS if partitions > 1 else wire.RETRY_SECONDS
+        self.serve(RESTART_SECONDS, lambda one: one.create_topic(name, partitions), pause)
 
 
 def drop_from_cache(folder):

@@ -9,6 +9,7 @@ import time
 PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS, CREATE_PARTITIONS = 0, 3, 18, 19, 37
 VERSIONS = {PRODUCE: 7, METADATA: 7, API_VERSIONS: 0, CREATE_TOPICS: 4, CREATE_PARTITIONS: 1}
 TOPIC_ALREADY_EXISTS = 36
+INVALID_PARTITIONS = 37
 # What a broker says while it starts, or while a topic appears: unknown topic, no leader, not the
 # leader, timed out, not available, storage, coordinator loading or absent, not the controller.
 PASSING = {3, 5, 6, 7, 8, 14, 15, 16, 41, 56}
@@ -16,6 +17,8 @@ PASSING = {3, 5, 6, 7, 8, 14, 15, 16, 41, 56}
 PARTITIONS_PER_REQUEST = 5000
 ANSWER_SECONDS = 120
 RETRY_SECONDS = 0.001
+# Metadata of many partitions is work for both sides.
+METADATA_SECONDS = 0.25
 
 
 class Refusal(Exception):
@@ -90,7 +93,9 @@ class Connection:
         request = struct.pack(">i", 1) + topic + struct.pack(">i?", ANSWER_SECONDS * 1000, False)
         answer = self.ask(CREATE_PARTITIONS, request)
         answer.number("i"), answer.number("i"), answer.text()
-        judge("CreatePartitions", answer.number("h"), answer)
+        code = answer.number("h")
+        # An earlier attempt succeeded, and metadata does not tell of it yet.
+        judge("CreatePartitions", 0 if code == INVALID_PARTITIONS else code, answer)
 
     def leaders(self, name):
         """How many partitions of the topic have a leader."""
@@ -149,7 +154,7 @@ class Cursor:
         return self.data[self.at - length : self.at].decode()
 
 
-def persist(port, action, seconds, is_running=lambda: True):
+def persist(port, action, seconds, is_running=lambda: True, pause=RETRY_SECONDS):
     """`action(connection)` until it succeeds; a broker that is starting refuses in many ways."""
     deadline = time.monotonic() + seconds
     while True:
@@ -161,7 +166,7 @@ def persist(port, action, seconds, is_running=lambda: True):
                 raise RuntimeError("the broker ended") from None
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the broker does not serve: {error}") from None
-        time.sleep(RETRY_SECONDS)
+        time.sleep(pause)
 
 
 def text(value):
