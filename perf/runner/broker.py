@@ -44,8 +44,8 @@ class Corelog:
             raise FileNotFoundError(f"{self.binary} is not there: cargo build --release")
 
     def argv(self, folder, port):
-        serve = [self.binary, "serve", "--data-dir", folder / "data"]
-        return [*serve, "--listen", f"127.0.0.1:{port}", *_set("group.initial.rebalance.delay.ms=0")]
+        place = ["--data-dir", folder / "data", "--listen", f"127.0.0.1:{port}"]
+        return [self.binary, "serve", *place, "--set", "group.initial.rebalance.delay.ms=0"]
 
     def version(self):
         return _first_line([self.binary, "--version"])
@@ -86,7 +86,8 @@ class Kafka:
     def version(self):
         install_kafka(self.jars)
         jar = next(self.jars.glob("kafka_2.13-*.jar")).stem
-        return f"Apache Kafka {jar.removeprefix('kafka_2.13-')}, {_first_line(['java', '--version'])}"
+        java = _first_line(["java", "--version"])
+        return f"Apache Kafka {jar.removeprefix('kafka_2.13-')}, {java}"
 
 
 def recipes(corelog, jars):
@@ -144,6 +145,8 @@ class Broker:
 
     @property
     def pid(self):
+        if not self.child.is_running():
+            raise RuntimeError(f"{self.recipe.name} ended:\n{self.child.last_words()}")
         return self.child.pid
 
     def launch(self):
@@ -183,10 +186,6 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def _set(*settings):
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 def _first_line(argv):
