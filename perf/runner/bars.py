@@ -1,0 +1,98 @@
+"""What Corelog must reach, as a table of ratios that the results answer. Pure.
+
+Each bar divides one figure by another, round by round, and judges the median.
+"""
+
+from dataclasses import dataclass
+
+from .figures import by_round, ratio, spread
+
+STEADY = (("10,000", "steady-10k"), ("50,000", "steady-50k"))
+TAIL = (("10,000", "end-to-end-10k"), ("50,000", "end-to-end-50k"))
+FLUSH_MS_MAX = 1.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`top` and `bottom` are (scenario, asked, figure); without `bottom`, `top` itself counts."""
+
+    figure: str
+    top: tuple
+    bottom: tuple | None
+    limit: float
+    is_most: bool = True
+    unit: str = "times"
+    # The bar counts only in rounds where this stays below FLUSH_MS_MAX.
+    condition: tuple | None = None
+
+    def text(self):
+        return f"at {'most' if self.is_most else 'least'} {self.limit:g} {self.unit}"
+
+    def measured(self, results):
+        if self.condition:
+            slow = by_round(results, *self.condition)
+            slow = {at for at, value in slow.items() if value >= FLUSH_MS_MAX}
+            results = [result for result in results if result["round"] not in slow]
+        if self.bottom:
+            return ratio(results, self.top, self.bottom)
+        return spread(results, *self.top)
+
+    def verdict(self, results):
+        found = self.measured(results)
+        if found is None:
+            return "not measured"
+        is_met = found.median <= self.limit if self.is_most else found.median >= self.limit
+        return "met" if is_met else "missed"
+
+
+def _latency():
+    for rate, scenario in STEADY:
+        for name, limit in (("p50", 1.3), ("p99", 1.5)):
+            figure = f"produce_{name}_ms"
+            ours, floor = (scenario, "corelog", figure), (scenario, "floor", figure)
+            yield Bar(f"produce {name} at {rate} rec/s / floor", ours, floor, limit)
+    for rate, scenario in STEADY:
+        for other, limit in (("kafka-flush", 0.2), ("kafka", 0.5)):
+            figure = "produce_p99_ms"
+            ours, theirs = (scenario, "corelog", figure), (scenario, other, figure)
+            yield Bar(f"produce p99 at {rate} rec/s / {other}", ours, theirs, limit)
+    for rate, scenario in TAIL:
+        floor = (scenario, "floor", "produce_p99_ms")
+        ours = (scenario, "corelog", "e2e_p99_ms")
+        what = f"end-to-end p99 at {rate} rec/s, where the floor's is below {FLUSH_MS_MAX:g} ms"
+        yield Bar(what, ours, None, 2, unit="ms", condition=floor)
+
+
+def _against_kafka(what, scenario, figure, limit, is_most=True):
+    ours, theirs = (scenario, "corelog", figure), (scenario, "kafka", figure)
+    return Bar(f"{what} / kafka", ours, theirs, limit, is_most)
+
+
+BARS = (
+    *_latency(),
+    _against_kafka("broker CPU per GB produced", "throughput-1k", "cpu_s_per_gb_produced", 0.25),
+    _against_kafka("broker CPU per GB consumed", "read-cold", "cpu_s_per_gb_consumed", 0.25),
+    _against_kafka("highest produce rate, 1 KiB", "throughput-1k", "produce_per_s", 2, False),
+    Bar(
+        "100 keyed producers: 10,000 partitions / one per core",
+        ("keyed-100-wide", "corelog", "produce_per_s"),
+        ("keyed-100-narrow", "corelog", "produce_per_s"),
+        0.9,
+        is_most=False,
+    ),
+    Bar(
+        "cold read of a backlog / the device's or loopback's limit",
+        ("read-cold", "corelog", "consume_mb_per_s"),
+        ("read-cold", "floor", "consume_mb_per_s"),
+        0.9,
+        is_most=False,
+    ),
+    _against_kafka("start to first acknowledged write", "lifecycle", "start_to_write_ms", 0.02),
+    _against_kafka("idle CPU", "lifecycle", "idle_cpu_percent", 0.2),
+    _against_kafka("resident memory, idle", "lifecycle", "idle_rss_mb", 0.1),
+)
+
+# The scenarios that the table needs.
+SCENARIOS = tuple(dict.fromkeys(
+    place[0] for bar in BARS for place in (bar.top, bar.bottom) if place
+))

@@ -1,0 +1,94 @@
+"""The figures: what each is called, and how numbers, medians and spreads are written. Pure.
+
+A result is what one turn gave: `scenario`, `round`, `asked` (a broker, or "floor"), `figures` by
+name, `curves` of latency as [share, milliseconds], `error`, and the raw output of the load tool.
+"""
+
+import statistics
+from dataclasses import dataclass
+
+# In the order of a table's rows.
+LABELS = {
+    "produce_per_s": "acknowledged, records/s",
+    "produce_mb_per_s": "acknowledged, MB/s",
+    "produce_p50_ms": "produce p50, ms",
+    "produce_p99_ms": "produce p99, ms",
+    "produce_p999_ms": "produce p99.9, ms",
+    "produce_max_ms": "produce slowest, ms",
+    "consume_per_s": "received, records/s",
+    "consume_mb_per_s": "received, MB/s",
+    "e2e_p50_ms": "end to end p50, ms",
+    "e2e_p99_ms": "end to end p99, ms",
+    "e2e_p999_ms": "end to end p99.9, ms",
+    "e2e_max_ms": "end to end slowest, ms",
+    "failed_records": "failed, records",
+    "lateness_p99_ms": "load tool late p99, ms",
+    "cpu_s_per_gb_produced": "broker CPU s per GB produced",
+    "cpu_s_per_gb_consumed": "broker CPU s per GB consumed",
+    "cpu_cores": "broker CPU, cores",
+    "rss_peak_mb": "broker memory peak, MB",
+    "disk_written_mb": "broker wrote to disk, MB",
+    "disk_read_mb": "broker read from disk, MB",
+    "switches_voluntary": "context switches, voluntary",
+    "switches_forced": "context switches, forced",
+    "start_to_write_ms": "start to first acknowledged write, ms",
+    "idle_cpu_percent": "idle CPU, % of a core",
+    "idle_rss_mb": "idle memory, MB",
+    "rss_kb_per_partition": "memory per partition, kB",
+    "rss_kb_per_connection": "memory per connection, kB",
+    "loopback_p50_ms": "loopback round trip p50, ms",
+    "loopback_p99_ms": "loopback round trip p99, ms",
+    "flush_p50_ms": "write and flush p50, ms",
+    "flush_p99_ms": "write and flush p99, ms",
+    "device_read_mb_per_s": "device, direct reads, MB/s",
+    "loopback_mb_per_s": "loopback, MB/s",
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several rounds of one figure."""
+
+    median: float
+    least: float
+    most: float
+
+    @staticmethod
+    def of(values):
+        return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+    def text(self):
+        if self.least == self.most:
+            return number(self.median)
+        return f"{number(self.median)} ({number(self.least)}..{number(self.most)})"
+
+
+def spread(results, scenario, asked, figure):
+    """All rounds of a figure; None where there is none."""
+    return Spread.of(list(by_round(results, scenario, asked, figure).values()))
+
+
+def ratio(results, top, bottom):
+    """Round by round, `top` divided by `bottom`, each (scenario, asked, figure)."""
+    tops, bottoms = by_round(results, *top), by_round(results, *bottom)
+    both = [at for at in sorted(tops) if bottoms.get(at)]
+    return Spread.of([tops[at] / bottoms[at] for at in both])
+
+
+def by_round(results, scenario, asked, figure):
+    wanted = (scenario, asked)
+    return {
+        result["round"]: result["figures"][figure]
+        for result in results
+        if (result["scenario"], result["asked"]) == wanted and figure in result["figures"]
+    }
+
+
+def number(value):
+    """Three digits, or all those before the point."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}" if abs(value) >= 0.001 else f"{value:.1e}"
