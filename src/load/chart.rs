@@ -55,7 +55,8 @@ impl Chart<'_> {
             push(
                 &mut out,
                 format_args!(
-                    "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>\
+                    "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" \
+                 y2=\"{bottom}\"/>\
                  <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>\n",
                     bottom + 16.0
                 ),
@@ -66,7 +67,8 @@ impl Chart<'_> {
             push(
                 &mut out,
                 format_args!(
-                    "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+                    "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" \
+                 y2=\"{at:.1}\"/>\
                  <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\n",
                     WIDTH - RIGHT,
                     LEFT - 6.0,
@@ -99,13 +101,19 @@ impl Chart<'_> {
                 ),
             );
         }
-        out.push_str("</svg>\n<figcaption>");
+        out.push_str("</svg>\n");
+        self.legend(&mut out);
+        out.push_str("</figure>\n");
+        out
+    }
+
+    fn legend(&self, out: &mut String) {
+        out.push_str("<figcaption>");
         for (index, line) in self.lines.iter().enumerate() {
             let (class, name) = (index % COLOURS, escaped(&line.name));
-            push(&mut out, format_args!("<span class=\"key c{class}\">{name}</span> "));
+            push(out, format_args!("<span class=\"key c{class}\">{name}</span> "));
         }
-        out.push_str("</figcaption></figure>\n");
-        out
+        out.push_str("</figcaption>");
     }
 }
 

@@ -63,6 +63,9 @@ struct Setup {
     address: Arc<OnceLock<SocketAddr>>,
 }
 
+/// A section's latencies under its name.
+type Named = (&'static str, Box<Histogram<u64>>);
+
 enum Found {
     Times(&'static str, Box<Histogram<u64>>),
     Failed(String),
@@ -128,10 +131,7 @@ fn two_cpus(chosen: &[usize]) -> Vec<usize> {
     vec![far, near]
 }
 
-fn measure(
-    setup: &Setup,
-    cpus: &[usize],
-) -> Result<Vec<(&'static str, Box<Histogram<u64>>)>, Failure> {
+fn measure(setup: &Setup, cpus: &[usize]) -> Result<Vec<Named>, Failure> {
     let (out, found) = channel();
     let on_core = setup.clone();
     let executors = ring::boot(cpus, ARENA_BYTES, move |io: RingIo| {

@@ -1,4 +1,4 @@
-//! The hands' tools: frames from a stream, a bell between tasks, and waiting for whichever is first.
+//! The tools of the hands: frames from a stream, a bell between tasks, waiting for one of two.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};

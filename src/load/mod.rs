@@ -30,9 +30,12 @@ mod produce;
 mod producer;
 mod recorder;
 mod report;
+mod request;
 mod run;
 mod summary;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::time::SystemTime;
 

@@ -155,18 +155,21 @@ impl<I: Io> Hands<I> {
     /// Waits until there is something to do.
     async fn rest(&self, now: u64) {
         self.hang_up_on_the_silent(now);
-        let wake = self.mind.borrow().next_wake(now);
+        let wake = self.wake(now);
+        if wake > now {
+            until(self.bell.rung(), self.core.io.sleep_until(Instant(wake))).await;
+        }
+    }
+
+    /// When there is something to do, unless the bell rings before.
+    fn wake(&self, now: u64) -> u64 {
         let links = self.links.borrow();
         let away = links.iter().filter(|link| link.stream.is_none()).map(|link| link.again_at);
         let attention = (Instant(now) + ATTENTION).0;
-        let wake = match away.min() {
+        match away.min() {
             // Without a connection, what is ready to be sent is no reason to wake.
             Some(again_at) => again_at.min(attention),
-            None => wake.unwrap_or(attention).min(attention),
-        };
-        drop(links);
-        if wake > now {
-            until(self.bell.rung(), self.core.io.sleep_until(Instant(wake))).await;
+            None => self.mind.borrow().next_wake(now).unwrap_or(attention).min(attention),
         }
     }
 

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::keys::{KeyShape, Keys, Random};
 use super::ledger::{Ledger, Stream};
@@ -25,15 +25,13 @@ use super::options::{Mode, Plan, Rate};
 use super::pace::Pacer;
 use super::payload::{Pool, STAMP_BYTES, Stamp};
 use super::recorder::{Count, Recorder, Times};
+use super::request::{Codes, frame};
 use super::target::Target;
-use crate::client::cluster::REQUEST_TIME_MS;
 use crate::client::partitioner;
 use crate::wire::api::{ApiKey, produce};
 use crate::wire::error::ErrorCode;
-use crate::wire::header::{RequestHeader, decode_body, read_response_header};
-use crate::wire::primitive::{
-    Context, Reader, Wire, put_bytes_length, put_count, put_unsigned_varint,
-};
+use crate::wire::header::{decode_body, read_response_header};
+use crate::wire::primitive::Reader;
 use crate::wire::records::{BatchBuilder, ProducerStamp};
 
 /// Requests are about this long at most, unless a batch alone is longer (Kafka's producer: 1 MiB).
@@ -49,7 +47,6 @@ const AGAIN_MAX_NANOS: u64 = 1_000_000_000;
 /// A batch is given up after so long, as Kafka's producer does (delivery.timeout.ms).
 const DELIVERY_NANOS_MAX: u64 = 120_000_000_000;
 const NANOS_PER_MILLI: i64 = 1_000_000;
-const CLIENT_ID: &str = "corelog-load";
 
 /// What all producers of a run share.
 #[derive(Debug)]
@@ -105,9 +102,9 @@ struct Open {
     order: u64,
 }
 
-struct Batch {
-    place: usize,
-    bytes: Bytes,
+pub struct Batch {
+    pub place: usize,
+    pub bytes: Bytes,
     times: Times,
     first_sequence: u64,
     count: u32,
@@ -559,87 +556,5 @@ impl Producer {
             if has_room && !lane.full.is_empty() { Some(now) } else { ready.filter(|_| has_room) }
         });
         lanes.chain(due).min()
-    }
-}
-
-/// An answer's codes, found by topic and partition; most often they come in the order of the
-/// request.
-struct Codes<'a> {
-    target: &'a Target,
-    codes: Vec<(&'a str, i32, ErrorCode)>,
-    next: usize,
-}
-
-impl<'a> Codes<'a> {
-    fn new(answer: &'a produce::Response<'a>, target: &'a Target) -> Codes<'a> {
-        let codes = answer.responses.iter().flat_map(|topic| {
-            let code = |p: &produce::PartitionProduceResponse<'_>| (p.index, p.error_code);
-            let name = topic.name;
-            topic.partition_responses.iter().map(code).map(move |(p, c)| (name, p, ErrorCode(c)))
-        });
-        Codes { target, codes: codes.collect(), next: 0 }
-    }
-
-    fn of(&mut self, place: usize) -> Option<ErrorCode> {
-        let place = self.target.places.get(place)?;
-        let name = self.target.topics.get(place.topic)?.as_str();
-        let count = self.codes.len();
-        for at in (self.next..count).chain(0..self.next) {
-            let (topic, partition, code) = self.codes.get(at).copied()?;
-            if partition == place.partition && topic == name {
-                self.next = (at + 1) % count;
-                return Some(code);
-            }
-        }
-        None
-    }
-}
-
-/// The frame of a Produce request in pieces, so that batches are not copied.
-fn frame(shape: &Shape, correlation: i32, mut batches: Vec<Batch>) -> (Vec<Batch>, Vec<Bytes>) {
-    let version = shape.target.produce_version;
-    let context = ApiKey::Produce.context(version);
-    let topic_of = |batch: &Batch| shape.target.places.get(batch.place).map_or(0, |p| p.topic);
-    if shape.target.topics.len() > 1 {
-        batches.sort_by_key(topic_of);
-    }
-    let mut open = BytesMut::with_capacity(256);
-    RequestHeader { api: ApiKey::Produce, version, correlation, client_id: Some(CLIENT_ID) }
-        .encode(&mut open);
-    None::<&str>.encode(&mut open, context);
-    open.put_i16(shape.plan.acks);
-    open.put_i32(REQUEST_TIME_MS);
-    // The first piece is the frame's length.
-    let mut pieces = vec![Bytes::new()];
-    let topics = batches.chunk_by(|one, two| topic_of(one) == topic_of(two));
-    put_count(&mut open, Some(topics.clone().count()), context);
-    for group in topics {
-        let topic = group.first().map_or(0, topic_of);
-        let name = shape.target.topics.get(topic).map_or("", String::as_str);
-        name.encode(&mut open, context);
-        put_count(&mut open, Some(group.len()), context);
-        for batch in group {
-            let partition = shape.target.places.get(batch.place).map_or(0, |p| p.partition);
-            open.put_i32(partition);
-            put_bytes_length(&mut open, Some(batch.bytes.len()), context);
-            pieces.push(open.split().freeze());
-            pieces.push(batch.bytes.clone());
-            end_structure(&mut open, context);
-        }
-        end_structure(&mut open, context);
-    }
-    end_structure(&mut open, context);
-    pieces.push(open.freeze());
-    let length: usize = pieces.iter().map(Bytes::len).sum();
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    if let Some(first) = pieces.first_mut() {
-        *first = Bytes::copy_from_slice(&length.to_be_bytes());
-    }
-    (batches, pieces)
-}
-
-fn end_structure(out: &mut BytesMut, context: Context) {
-    if context.flexible {
-        put_unsigned_varint(out, 0);
     }
 }

@@ -61,7 +61,7 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
         for partition in &topic.partitions {
             let count = brokers.len();
             let leader = *brokers.entry(partition.leader).or_insert(count);
-            let of = |offsets: &BTreeMap<i32, i64>| offsets.get(&partition.index).copied();
+            let of = |offsets: &Offsets| offsets.get(&partition.index).copied();
             target.places.push(Place {
                 topic: index,
                 partition: partition.index,
@@ -135,12 +135,15 @@ fn create(cluster: &mut Cluster, plan: &Plan, name: &str) -> Result<(), Failure>
     })
 }
 
+/// By partition.
+type Offsets = BTreeMap<i32, i64>;
+
 /// Where consumers start, and where the partitions end.
 fn offsets(
     cluster: &mut Cluster,
     plan: &Plan,
     topic: &Topic,
-) -> Result<(BTreeMap<i32, i64>, BTreeMap<i32, i64>), Failure> {
+) -> Result<(Offsets, Offsets), Failure> {
     if plan.consumers == 0 {
         return Ok(Default::default());
     }

@@ -1,0 +1,278 @@
+//! The producer's and the consumer's minds against a broker in memory, in virtual time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::consumer::Consumer;
+use super::keys::{KeyShape, Keys};
+use super::ledger::{Ledger, Verdict};
+use super::options::{Mode, Plan, Rate, Start};
+use super::payload::{Pool, Sizes};
+use super::producer::{Producer, Shape, Strange};
+use super::recorder::{Interval, Recorder};
+use super::target::{Place, Target};
+use crate::wire::api::{ApiKey, fetch, produce};
+use crate::wire::error::ErrorCode;
+use crate::wire::header::{RequestHeader, RequestStart, decode_body, put_response_header};
+use crate::wire::primitive::{Reader, Wire};
+use crate::wire::records::{BatchHeader, stamp, validate};
+
+const MILLI: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MILLI;
+const VERSION: i16 = 9;
+
+fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
+    let plan = Plan {
+        mode: Mode::Verify,
+        bootstrap: String::new(),
+        producers: 1,
+        consumers: 1,
+        groups: 1,
+        topics: vec!["t".to_string()],
+        partitions: 1,
+        replication: 1,
+        sizes: Sizes { min: 40, max: 90 },
+        keys: KeyShape::Uniform(20),
+        compressibility: 0.0,
+        acks: -1,
+        idempotent: true,
+        codec: crate::wire::records::Codec::None,
+        linger: Duration::ZERO,
+        batch_bytes: 16_384,
+        in_flight,
+        fetch_bytes: 1 << 20,
+        from: Start::End,
+        warm_up: Duration::ZERO,
+        duration: Duration::from_secs(3),
+        cpus: vec![0],
+    };
+    let place = |partition| Place { topic: 0, partition, leader: 0, start: 0, end: 0 };
+    let target = Target {
+        topics: plan.topics.clone(),
+        places: (0..i32::try_from(places).expect("few")).map(place).collect(),
+        brokers: vec!["127.0.0.1:1".parse().expect("an address")],
+        produce_version: VERSION,
+        fetch_version: VERSION,
+        identities: vec![(7, 0)],
+        ..Target::default()
+    };
+    let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));
+    Arc::new(Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 })
+}
+
+/// A broker that keeps batches by partition and insists on their sequence.
+#[derive(Default)]
+struct Broker {
+    logs: Vec<Vec<Bytes>>,
+    next_sequence: Vec<i32>,
+    ends: Vec<i64>,
+    requests: usize,
+}
+
+impl Broker {
+    fn new(partitions: usize) -> Broker {
+        Broker {
+            logs: vec![Vec::new(); partitions],
+            next_sequence: vec![0; partitions],
+            ends: vec![0; partitions],
+            requests: 0,
+        }
+    }
+
+    /// Serves a Produce request given as pieces; with an error, nothing is stored.
+    fn produce(&mut self, pieces: &[Bytes], error: ErrorCode) -> Bytes {
+        self.requests += 1;
+        let frame = pieces.concat();
+        let length = u32::from_be_bytes(frame[..4].try_into().expect("four"));
+        assert_eq!(usize::try_from(length), Ok(frame.len() - 4), "the length is right");
+        let mut reader = Reader::new(&frame[4..]);
+        let start = RequestStart::decode(&mut reader).expect("a start");
+        RequestHeader::decode(start, ApiKey::Produce, &mut reader).expect("a header");
+        let request: produce::Request<'_> =
+            decode_body(reader.rest(), ApiKey::Produce, VERSION).expect("a request");
+        let mut seen = Vec::new();
+        let mut topics = Vec::new();
+        for topic in &request.topic_data {
+            let mut answers = Vec::new();
+            for data in &topic.partition_data {
+                assert!(!seen.contains(&data.index), "one batch of each partition");
+                seen.push(data.index);
+                let code = if error.is_error() { error } else { self.store(data) };
+                answers.push(produce::PartitionProduceResponse {
+                    index: data.index,
+                    error_code: code.0,
+                    ..Default::default()
+                });
+            }
+            topics.push(produce::TopicProduceResponse {
+                name: topic.name,
+                partition_responses: answers,
+                ..Default::default()
+            });
+        }
+        let answer = produce::Response { responses: topics, ..Default::default() };
+        framed(ApiKey::Produce, start.correlation, &answer)
+    }
+
+    fn store(&mut self, data: &produce::PartitionProduceData<'_>) -> ErrorCode {
+        let batch = data.records.expect("records");
+        validate(batch).expect("a sound batch");
+        let header = BatchHeader::read(batch).expect("whole");
+        let at = usize::try_from(data.index).expect("a partition");
+        if header.base_sequence != self.next_sequence[at] {
+            return ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
+        }
+        let mut batch = batch.to_vec();
+        stamp(&mut batch, self.ends[at], 0);
+        self.next_sequence[at] += header.count;
+        self.ends[at] += i64::from(header.count);
+        self.logs[at].push(batch.into());
+        ErrorCode::NONE
+    }
+
+    /// Everything, as the answer to the first request of a consumer.
+    fn fetch(&self) -> Bytes {
+        let logs: Vec<Vec<u8>> = self.logs.iter().map(|log| log.concat()).collect();
+        let part = |(at, log)| fetch::PartitionData {
+            partition_index: i32::try_from(at).expect("few"),
+            high_watermark: self.ends[at],
+            records: Some(log),
+            ..Default::default()
+        };
+        let partitions = logs.iter().map(Vec::as_slice).enumerate().map(part).collect();
+        let topic = fetch::FetchableTopicResponse { topic: "t", partitions, ..Default::default() };
+        let answer = fetch::Response { responses: vec![topic], ..Default::default() };
+        framed(ApiKey::Fetch, 1, &answer)
+    }
+}
+
+fn framed<'a>(api: ApiKey, correlation: i32, answer: &impl Wire<'a>) -> Bytes {
+    let mut out = BytesMut::new();
+    put_response_header(&mut out, api, VERSION, correlation);
+    answer.encode(&mut out, api.context(VERSION));
+    out.freeze()
+}
+
+/// Runs a producer for 3 s of virtual time; `serve` says when a request that arrives is answered,
+/// and with which error. Returns what was measured and noted.
+fn drive(
+    shape: &Arc<Shape>,
+    broker: &mut Broker,
+    mut serve: impl FnMut(usize, u64) -> (u64, ErrorCode),
+) -> (Interval, Ledger) {
+    let mut mind = Producer::new(0, shape.clone(), 0, 0, 3 * SECOND);
+    let mut recorder = Recorder::new(0, 0..3 * SECOND);
+    let mut ledger = Ledger::new(1);
+    let mut answers: Vec<(u64, Bytes)> = Vec::new();
+    let mut now = 0;
+    while !mind.is_done(now) {
+        assert!(now < 100 * SECOND, "the producer comes to its end");
+        mind.fill(now, &mut recorder);
+        while let Some(pieces) = mind.take(0, now) {
+            let (at, error) = serve(broker.requests, now);
+            // Answers come in the order of their requests.
+            let at = answers.last().map_or(at, |(last, _)| at.max(*last));
+            answers.push((at, broker.produce(&pieces, error)));
+        }
+        let next = answers.first().map(|(at, _)| *at);
+        let wake = [next, mind.next_wake(now)].into_iter().flatten().min();
+        now = wake.expect("there is always something to come").max(now + 1);
+        while answers.first().is_some_and(|(at, _)| *at <= now) {
+            let (_, frame) = answers.remove(0);
+            mind.answer(0, &frame, now, &mut recorder, &mut ledger).expect("understood");
+        }
+    }
+    (recorder.cut(now), ledger)
+}
+
+/// The oracle: a broker that answers in 1 ms, but from 1 s to 2 s only at 2 s. A record that was
+/// meant for a moment `t` of that second is acknowledged at 2.001 s, whenever it was sent: a third
+/// of all records wait up to a second, and half of those more than half a second.
+#[test]
+fn a_stalled_broker_costs_every_record_that_was_meant_for_the_stall() {
+    let shape = shape(1000.0, 1, 1);
+    let (measured, _) = drive(&shape, &mut Broker::new(1), |_, now| {
+        let stalled = (SECOND..2 * SECOND).contains(&now);
+        (if stalled { 2 * SECOND } else { now } + MILLI, ErrorCode::NONE)
+    });
+    assert_eq!(measured.latency.len(), 3000, "every record that was meant is measured");
+    let at = |percentile: f64| measured.latency.value_at_percentile(percentile) / MILLI;
+    assert!(at(60.0) <= 3, "outside the stall: {} ms", at(60.0));
+    let half = at(100.0 * (1.0 - 1.0 / 6.0));
+    assert!((480..=520).contains(&half), "in the middle of the stall: {half} ms");
+    assert!((990..=1010).contains(&at(100.0)), "the first one waits longest: {} ms", at(100.0));
+    // What a closed loop would have seen: one slow request.
+    let slow = measured.service.iter_recorded().filter(|v| v.value_iterated_to() > 100 * MILLI);
+    assert_eq!(slow.map(|v| v.count_at_value()).sum::<u64>(), 1);
+}
+
+#[test]
+fn repeated_batches_are_stored_once_and_in_order() {
+    let shape = shape(2000.0, 3, 5);
+    let mut broker = Broker::new(3);
+    let (measured, mut ledger) = drive(&shape, &mut broker, |request, now| {
+        let error = match request % 7 {
+            3 => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            _ => ErrorCode::NONE,
+        };
+        (now + 2 * MILLI, error)
+    });
+    assert!(measured.errors.contains_key("NOT_LEADER_OR_FOLLOWER"), "{:?}", measured.errors);
+    assert_eq!((measured.failed, measured.acknowledged.records), (0, 6000));
+    let verdict = read_all(&shape, &broker, &mut ledger);
+    assert!(verdict.is_clean(), "{verdict:?}");
+    assert_eq!((verdict.acknowledged, verdict.received), (6000, 6000));
+}
+
+#[test]
+fn a_byte_that_changed_under_way_and_a_batch_that_is_gone_are_found() {
+    let shape = shape(500.0, 1, 5);
+    let mut broker = Broker::new(1);
+    let (_, ledger) = drive(&shape, &mut broker, |_, now| (now + MILLI, ErrorCode::NONE));
+    let gone = BatchHeader::read(&broker.logs[0].remove(5)).expect("whole").count;
+    let verdict = read_all(&shape, &broker, &mut ledger.clone());
+    assert_eq!(verdict.lost, u64::from(gone.unsigned_abs()), "{verdict:?}");
+    let mut damaged = broker.logs[0][9].to_vec();
+    let last = damaged.len() - 5;
+    damaged[last] ^= 1;
+    broker.logs[0][9] = damaged.into();
+    assert!(read_all(&shape, &broker, &mut ledger.clone()).corrupted > 0);
+    let again = broker.logs[0][20].clone();
+    let twice = u64::from(BatchHeader::read(&again).expect("whole").count.unsigned_abs());
+    let mut again = again.to_vec();
+    stamp(&mut again, broker.ends[0], 0);
+    broker.logs[0].push(again.into());
+    assert_eq!(read_all(&shape, &broker, &mut ledger.clone()).duplicated, twice);
+}
+
+fn read_all(shape: &Arc<Shape>, broker: &Broker, ledger: &mut Ledger) -> Verdict {
+    let mut mind = Consumer::new(0, 0, shape.clone(), 0, &[0, 1, 2]);
+    let mut recorder = Recorder::new(0, 0..3 * SECOND);
+    assert!(!mind.request(0, 10).is_empty());
+    let answer = mind.answer(0, &broker.fetch(), 9 * SECOND, &mut recorder, ledger);
+    assert!(!answer.expect("understood").is_wrong);
+    ledger.verdict()
+}
+
+#[test]
+fn strange_answers_are_no_answers() {
+    let shape = shape(500.0, 1, 5);
+    let mut mind = Producer::new(0, shape.clone(), 0, 0, SECOND);
+    let (mut recorder, mut ledger) = (Recorder::new(0, 0..SECOND), Ledger::new(1));
+    mind.fill(10 * MILLI, &mut recorder);
+    let pieces = mind.take(0, 10 * MILLI).expect("something is due");
+    let sound = Broker::new(1).produce(&pieces, ErrorCode::NONE);
+    let mut other = sound.to_vec();
+    other[3] ^= 1;
+    let mut longer = sound.to_vec();
+    longer.put_u8(0);
+    for strange in [&other[..], &longer[..], &sound[..sound.len() - 1], &[]] {
+        let taken = mind.answer(0, strange, 11 * MILLI, &mut recorder, &mut ledger);
+        assert_eq!(taken, Err(Strange));
+    }
+    let mut reader = Consumer::new(0, 0, shape, 0, &[0]);
+    let _ = reader.request(0, 10);
+    assert_eq!(reader.answer(0, &[0; 9], 0, &mut recorder, &mut ledger), Err(Strange));
+}

@@ -1,0 +1,277 @@
+//! The load generator from outside: each mode, small, against a node started by `corelog serve`.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_corelog");
+
+/// A node of one core in a folder of its own, killed by its id at the end of the test.
+struct Node {
+    child: Child,
+    address: String,
+    folder: TempDir,
+}
+
+impl Node {
+    fn start() -> Node {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = port.expect("a free port").to_string();
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--listen", &address, "--shards", "1", "--data-dir"]);
+        command.arg(folder.path().join("data")).args(["--set", "journal.file.bytes=4194304"]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+        let mut node = Node { child, address, folder };
+        let patience = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(&node.address).is_err() {
+            assert_eq!(node.child.try_wait().expect("a child"), None, "the node ended");
+            assert!(Instant::now() < patience, "the node does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        node
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("load").args(line.split(' ')).args(["--bootstrap", &self.address]);
+        command
+    }
+
+    /// The only run's JSON of a command that must succeed.
+    fn measures(&self, line: &str) -> Value {
+        let output = self.command(line).args(["--json", "-"]).output().expect("started");
+        let report = json(&output, line);
+        assert_eq!(report["broker"]["process"]["pid"], self.child.id(), "{line}: {report}");
+        assert_eq!(report["broker"]["durability"]["durability"], "fsync");
+        report["runs"][0].clone()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // After a test that killed it there is nothing to do; both errors say just that.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn json(output: &Output, line: &str) -> Value {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {errors}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
+#[test]
+fn produce_keeps_its_rate_and_consume_reads_all_of_it() {
+    let node = Node::start();
+    let run = node.measures(
+        "produce --rate 500 -d 1s --warm-up 0 --partitions 3 --producers 2 --record-size 50-200 \
+         --keys uniform:100 --linger 2.5 --batch-bytes 4096",
+    );
+    assert_eq!(run["loop"], "open");
+    // Every record that was meant for the second counts, however late it was acknowledged.
+    assert_eq!(run["latency_us"]["count"], 500, "{run}");
+    assert_eq!(run["errors"], serde_json::json!({}));
+    assert_eq!(run["failed_records"], 0);
+    let read = node.measures("consume --partitions 3 --consumers 2 -d 30s");
+    assert_eq!(read["consume"]["records"], 500, "{read}");
+    let twice = node.measures("consume --partitions 3 --consumers 3 --groups 2 -d 30s");
+    assert_eq!(twice["consume"]["records"], 1000, "{twice}");
+}
+
+#[test]
+fn a_closed_loop_is_labelled_and_every_codec_and_acknowledgement_works() {
+    let node = Node::start();
+    for (codec, acks) in [("none", "0"), ("gzip", "1"), ("snappy", "all"), ("lz4", "all")] {
+        let line = format!(
+            "produce -d 300ms --warm-up 100ms --codec {codec} --acks {acks} --compressibility 0.5"
+        );
+        let run = node.measures(&line);
+        assert_eq!((&run["loop"], &run["rate"]), (&"closed".into(), &"max".into()));
+        assert!(number(&run["latency_us"]["count"]) > 0, "{line}: {run}");
+        assert_eq!(run["errors"], serde_json::json!({}), "{line}");
+    }
+}
+
+#[test]
+fn e2e_and_mixed_measure_both_directions() {
+    let node = Node::start();
+    let run = node.measures("e2e --rate 400 -d 1s --warm-up 200ms --codec zstd");
+    assert_eq!(run["latency_us"]["count"], 400, "{run}");
+    assert_eq!(run["delivery_us"]["count"], 400, "every record arrives: {run}");
+    let run = node.measures("mixed --rate 400 -d 1s --warm-up 0");
+    assert!(number(&run["produce"]["records"]) > 0, "{run}");
+    // What e2e wrote is read again.
+    assert!(number(&run["consume"]["records"]) > 400, "{run}");
+}
+
+#[test]
+fn verify_finds_a_sound_broker_clean() {
+    let node = Node::start();
+    let run = node.measures(
+        "verify --rate 2000 -d 1s --warm-up 0 --partitions 4 --producers 3 --consumers 2 \
+         --idempotent --keys zipf:50",
+    );
+    let verdict = &run["verify"];
+    assert_eq!(verdict["clean"], true, "{verdict}");
+    assert_eq!((number(&verdict["acknowledged"]), number(&verdict["received"])), (2000, 2000));
+}
+
+#[test]
+fn verify_tells_of_records_that_the_broker_lost() {
+    let node = Node::start();
+    // Records are deleted behind the generator's back, before its consumer may read them: it is
+    // started on a topic that a second process empties all the time.
+    let mut verify = node.command("verify --rate 20000 -d 3s --warm-up 0 --topic leaky --json -");
+    let verify = verify.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    std::thread::sleep(Duration::from_millis(1000));
+    for _ in 0..40 {
+        let mut delete = Command::new(PROGRAM);
+        delete.args(["topic", "delete", "leaky", "--bootstrap", &node.address]);
+        let deleted = delete.output().expect("started").status.success();
+        let mut create = Command::new(PROGRAM);
+        create.args(["topic", "create", "leaky", "--partitions", "1"]);
+        create.args(["--bootstrap", &node.address]).output().expect("started");
+        if deleted {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = verify.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON all the same");
+    assert_eq!(report["runs"][0]["verify"]["clean"], false);
+    assert!(number(&report["runs"][0]["verify"]["lost"]) > 0, "{report}");
+}
+
+#[test]
+fn a_killed_broker_ends_nothing_and_is_counted() {
+    let mut node = Node::start();
+    let mut command = node.command("produce --rate 1000 -d 2s --warm-up 0 --json -");
+    let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    std::thread::sleep(Duration::from_millis(1000));
+    node.child.kill().expect("it ran");
+    node.child.wait().expect("it ends");
+    let output = load.wait_with_output().expect("it ends");
+    let run = json(&output, "produce")["runs"][0].clone();
+    assert!(number(&run["errors"]["CONNECTION_LOST"]) > 0, "{run}");
+    assert!(number(&run["failed_records"]) > 0, "what was never acknowledged is told: {run}");
+}
+
+#[test]
+fn an_interrupt_ends_the_run_with_its_table() {
+    let node = Node::start();
+    let mut command = node.command("produce --rate 500 -d 1h --warm-up 0");
+    let load = command.stdout(Stdio::piped()).spawn().expect("started");
+    std::thread::sleep(Duration::from_millis(1500));
+    let pid = load.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("a command").success());
+    let output = load.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("the run was interrupted") && text.contains("  ack "), "{text}");
+}
+
+#[test]
+fn a_sweep_names_the_highest_rate_below_the_bound() {
+    let node = Node::start();
+    let (page, log) = (node.path("report.html"), node.path("load.hlog"));
+    let mut command = node.command(
+        "e2e --sweep 100,200 --p99-max 60000 -d 500ms --warm-up 100ms --json - --partitions 2",
+    );
+    command.arg("--html").arg(&page).arg("--hdr-log").arg(&log);
+    let report = json(&command.output().expect("started"), "sweep");
+    assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
+    let runs = report["runs"].as_array().expect("runs").iter();
+    let kept = runs.filter(|run| run["kept_up"] == true).filter_map(|run| run["rate"].as_f64());
+    let best = kept.max_by(f64::total_cmp);
+    assert_eq!(report["best_rate"].as_f64(), best, "a minute of p99 is never passed: {report}");
+    check_page(&page);
+    let log = fs::read_to_string(&log).expect("written");
+    assert!(log.contains("#[StartTime:") && log.contains("Tag=delivery,"), "{log}");
+}
+
+/// The page stands alone, is drawn, and is well-formed enough for a browser where there is one.
+fn check_page(page: &Path) {
+    let text = fs::read_to_string(page).expect("written");
+    for outside in ["http://", "https://", "<script", "<link", "@import", "url("] {
+        assert!(!text.contains(outside), "the page names something outside: {outside}");
+    }
+    for title in [
+        "Latency by percentile",
+        "Latency over time",
+        "Throughput over time",
+        "Latency by rate",
+        "CPUs in use by the broker",
+        "Resident memory of the broker",
+    ] {
+        assert!(text.contains(&format!("aria-label=\"{title}\"")), "no drawing of {title}");
+    }
+    assert_eq!(text.matches("<svg").count(), text.matches("</svg>").count());
+    assert!(!text.contains("NaN") && !text.contains("inf"), "a drawing has no number");
+    let Some(browser) = ["chromium", "chromium-browser", "google-chrome"].iter().find(|name| {
+        Command::new(name)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }) else {
+        return;
+    };
+    let picture = page.with_extension("png");
+    let rendered = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,3000"])
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("--user-data-dir={}", page.with_extension("profile").display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser starts");
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    let bytes = fs::metadata(&picture).expect("a picture").len();
+    assert!(bytes > 20_000, "an empty page compresses to less than {bytes} bytes");
+}
+
+#[test]
+fn the_floor_is_measured_without_a_broker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(PROGRAM);
+    command.args(["load", "floor", "-d", "900ms", "--rate", "200", "--json", "-", "--data-dir"]);
+    let report = json(&command.arg(folder.path()).output().expect("started"), "floor");
+    let floor = &report["floor"];
+    for name in ["loopback_us", "flush_us", "paced_us"] {
+        assert!(number(&floor[name]["count"]) > 0, "{name}: {floor}");
+    }
+    assert!(floor["copy_gb_per_second"].as_f64() > Some(0.0), "{floor}");
+    assert!(floor["crc_gb_per_second"].as_f64() > Some(0.0), "{floor}");
+    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0, "nothing is left");
+}
+
+#[test]
+fn a_wrong_line_and_an_absent_broker_are_told_in_a_sentence() {
+    let says = |line: &str| {
+        let mut command = Command::new(PROGRAM);
+        let output = command.arg("load").args(line.split(' ')).output().expect("started");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = says("produce --rate fast");
+    assert_eq!(code, Some(2));
+    assert_eq!(text, "corelog: --rate fast: give records per second, or max\n");
+    let (code, text) = says("produce --bootstrap 127.0.0.1:1");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("cannot reach 127.0.0.1:1: connection refused"), "{text}");
+}
