@@ -174,7 +174,8 @@ def kafka_options(load):
 def outcome_of_producer(text, record_bytes):
     """From the last line of ProducerPerformance, which is about what follows its warm-up."""
     totals = re.compile(
-        r"(\d+) (?:steady state )?records sent.*? ([\d.]+) records/sec \(([\d.]+) MB/sec\), ([\d.]+) ms avg latency, "
+        r"(\d+) (?:steady state )?records sent.*? ([\d.]+) records/sec "
+        r"\(([\d.]+) MB/sec\), ([\d.]+) ms avg latency, "
         r"([\d.]+) ms max latency, (\d+) ms 50th, (\d+) ms 95th, (\d+) ms 99th, (\d+) ms 99.9th"
     )
     found = totals.findall(text)
