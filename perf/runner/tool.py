@@ -40,6 +40,7 @@ class CorelogLoad:
 
     binary: Path
     name: str = "corelog"
+    lead_seconds: float = 1
 
     def check(self, load):
         """It does every load."""
@@ -106,6 +107,8 @@ class KafkaTools:
 
     java: list
     name: str = "kafka"
+    # A Java program that has just begun is slow by itself.
+    lead_seconds: float = 10
 
     def check(self, load):
         """Refuses what it cannot do."""
@@ -171,7 +174,8 @@ def kafka_options(load):
 def outcome_of_producer(text, record_bytes):
     """From the last line of ProducerPerformance, which is about what follows its warm-up."""
     totals = re.compile(
-        r"(\d+) records sent.*? ([\d.]+) records/sec \(([\d.]+) MB/sec\), ([\d.]+) ms avg latency, "
+        r"(\d+) (?:steady state )?records sent.*? ([\d.]+) records/sec "
+        r"\(([\d.]+) MB/sec\), ([\d.]+) ms avg latency, "
         r"([\d.]+) ms max latency, (\d+) ms 50th, (\d+) ms 95th, (\d+) ms 99th, (\d+) ms 99.9th"
     )
     found = totals.findall(text)

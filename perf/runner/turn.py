@@ -10,9 +10,6 @@ from .child import Usage
 from .scenario import words
 from .tool import Outcome
 
-# Before what is measured, within the same call of the load tool.
-LEAD_SECONDS = 1
-
 
 def take(scenario, recipe, tool, base, folder):
     """A result without its place: figures, curves, notes, raw. `folder` takes the logs."""
@@ -24,7 +21,7 @@ def take(scenario, recipe, tool, base, folder):
         before = Usage.of(broker.pid)
         load = words(scenario.load)
         # What reads a backlog would have read it before the measuring began.
-        lead = 0 if scenario.fill else LEAD_SECONDS
+        lead = 0 if scenario.fill else tool.lead_seconds
         outcome = tool.run(load, broker.port, scenario.seconds, lead, folder)
         used = Usage.of(broker.pid).since(before)
     return {

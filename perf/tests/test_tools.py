@@ -11,7 +11,8 @@ PRODUCER = """\
 4999 records sent, 999.8 records/sec (0.98 MB/sec), 9.0 ms avg latency, 99.0 ms max latency.
 10000 records sent, 9990.0 records/sec (9.76 MB/sec), 3.31 ms avg latency, 215.00 ms max latency, \
 2 ms 50th, 9 ms 95th, 70 ms 99th, 210 ms 99.9th.
-8000 records sent, 9970.0 records/sec (9.74 MB/sec), 1.31 ms avg latency, 15.00 ms max latency, \
+8000 steady state records sent, 9970.0 records/sec (9.74 MB/sec), \
+1.31 ms avg latency, 15.00 ms max latency, \
 1 ms 50th, 4 ms 95th, 7 ms 99th, 14 ms 99.9th.
 """
 CONSUMER = """\
