@@ -84,6 +84,13 @@ impl Charge {
         self.bytes + self.beside.unwrap_or(0)
     }
 
+    /// Charges up to `more` bytes that are in memory already, as far as the total goes.
+    pub fn take(&mut self, more: usize) {
+        let more = more.min(self.inner.left.get());
+        self.inner.left.set(self.inner.left.get() - more);
+        self.bytes += more;
+    }
+
     /// Waits for `more` bytes of the same frame.
     pub async fn grow(&mut self, more: usize) {
         if let Some(beside) = &mut self.beside {

@@ -84,10 +84,8 @@ impl Frames {
             self.read(connection, charged.max(READ_BYTES).min(missing), false).await?;
         }
         connection.waits.set((Waits::Nothing, now()));
-        // The last read may have brought more than was charged.
-        if charge.bytes() < length {
-            charge.grow(length - charge.bytes()).await;
-        }
+        // The last read may have brought more than was charged; that waits for nobody.
+        charge.take(length.saturating_sub(charge.bytes()));
         let bytes = self.buffer.split_to(length).freeze();
         if self.buffer.is_empty() && self.buffer.capacity() > KEEP_BYTES_MAX {
             self.buffer = BytesMut::new();

@@ -27,7 +27,7 @@ use crate::dispatch::{Dispatch, Lanes, LanesEnd, lanes};
 use crate::handler::{Handlers, Identity, port_offset};
 use crate::io::mailbox::{Sender, oneshot};
 use crate::io::{Io, Listener};
-use crate::journal;
+use crate::journal::{self, Journal};
 use crate::metadata::Command;
 use crate::partition::{Owner, Recovered, Shared, recover};
 use crate::wire::error::ErrorCode;
@@ -164,6 +164,12 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     // A dropped sender asks for the end as well.
     let _ = stop.await;
     listeners.iter().for_each(|listener| listener.close());
+    end(&io, &connections, &journal).await;
+    Ok(())
+}
+
+/// Answers what is in flight and closes the journal (K2).
+async fn end<I: Io>(io: &I, connections: &Connections<I>, journal: &Journal<I>) {
     connections.drain();
     let until_gone = async |most: Duration| {
         let deadline = io.now() + most;
@@ -175,7 +181,6 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     journal.close().await;
     // What waited for a slow disk is durable only now.
     until_gone(limits::DRAIN_REST_TIME).await;
-    Ok(())
 }
 
 /// Where a core listens that is a broker of its own.

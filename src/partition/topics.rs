@@ -296,8 +296,8 @@ mod tests {
         let most = u32::try_from(limits::PARTITIONS_MAX).expect("fits");
         let large =
             |name| NewTopic { partitions: limits::PARTITIONS_PER_TOPIC_MAX, ..wanted(name) };
-        for name in ["a", "b"] {
-            let command = decide_creation(&image, &large(name), [1; 16], 3).expect("there is room");
+        for (name, id) in [("a", [1; 16]), ("b", [2; 16])] {
+            let command = decide_creation(&image, &large(name), id, 3).expect("there is room");
             image.apply(&command);
         }
         assert_eq!(image.topics().map(|topic| topic.partitions).sum::<u32>(), most);

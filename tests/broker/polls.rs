@@ -84,6 +84,18 @@ fn max_bytes_hold_for_the_whole_and_for_each_partition() {
     }
 }
 
+/// Waits until the broker has read what was sent to it and has nothing to do.
+fn until_quiet(broker: &Broker) {
+    let until = Instant::now() + SOON;
+    while Instant::now() < until {
+        let busy = broker.cpu_time();
+        std::thread::sleep(Duration::from_millis(500));
+        if broker.cpu_time() - busy < Duration::from_millis(15) {
+            return;
+        }
+    }
+}
+
 #[test]
 fn two_hundred_open_polls_cost_nothing_and_all_wake() {
     let (mut broker, topic, mut writer) = with_topic();
@@ -105,7 +117,7 @@ fn two_hundred_open_polls_cost_nothing_and_all_wake() {
     }
     // And again with all of them open at the end.
     polls.iter_mut().for_each(|peer| peer.send(&poll(&topic, 0, 120_000, 1)));
-    std::thread::sleep(Duration::from_millis(200));
+    until_quiet(&broker);
     broker.signal("TERM");
     assert!(broker.ended().success(), "{}", broker.log());
     for peer in &mut polls {
