@@ -189,3 +189,28 @@ fn next_step(pieces: &mut VecDeque<Bytes>) -> Vec<Bytes> {
     }
     step
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::connection::Budget;
+
+    /// What `connection.inflight.bytes.max` promises.
+    #[test]
+    fn no_request_is_taken_while_too_many_bytes_are_in_flight() {
+        let answers = Answers::new();
+        let budget = Budget::new(1 << 20);
+        let begin = || {
+            let charge = budget.charge(600).now_or_never().expect("within the budget");
+            answers.push(Box::pin(std::future::pending()), 600, charge);
+        };
+        begin();
+        assert_eq!(answers.room(1000).now_or_never(), Some(()), "600 of 1000 bytes");
+        begin();
+        assert_eq!(answers.room(1000).now_or_never(), None, "1200 of 1000 bytes");
+        answers.written(600);
+        assert_eq!(answers.room(1000).now_or_never(), Some(()), "600 of 1000 bytes again");
+    }
+}
