@@ -20,10 +20,9 @@ use super::Client;
 use crate::client::cluster::{
     Attempt, Cluster, REQUEST_TIME_MS, To, Topic, judge, no_partition, persist,
 };
-use crate::client::connection::NEWEST;
 use crate::client::failure::{Failure, in_words};
 use crate::client::partitioner;
-use crate::wire::api::{ApiKey, init_producer_id, produce};
+use crate::wire::api::{ApiKey, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{BatchBuilder, Codec, NewRecord, ProducerStamp};
 
@@ -204,7 +203,7 @@ impl<'a> Producer<'a> {
             return Err(no_partition(&topic, wanted));
         }
         let acks = arguments.acks.parse().unwrap_or(-1);
-        let identity = if acks == -1 { Some(identify(&mut cluster)?) } else { None };
+        let identity = if acks == -1 { Some(cluster.new_producer()?) } else { None };
         Ok(Producer {
             arguments,
             headers,
@@ -369,22 +368,6 @@ fn request<'a>(
             topic_id: topic.id,
             partition_data,
         }],
-    })
-}
-
-fn identify(cluster: &mut Cluster) -> Result<(i64, i16), Failure> {
-    persist(|| {
-        let request = init_producer_id::Request {
-            transactional_id: None,
-            transaction_timeout_ms: i32::MAX,
-            ..Default::default()
-        };
-        let answer = cluster.call(To::Any, ApiKey::InitProducerId, NEWEST, &request)?;
-        let answer: init_producer_id::Response = answer.decode()?;
-        Ok(match judge(ErrorCode(answer.error_code), "a producer id", None)? {
-            Attempt::Done(()) => Attempt::Done((answer.producer_id, answer.producer_epoch)),
-            Attempt::Again(why) => Attempt::Again(why),
-        })
     })
 }
 

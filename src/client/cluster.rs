@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::connection::{Answer, Connection, NEWEST};
 use super::failure::Failure;
-use crate::wire::api::{ApiKey, find_coordinator, list_offsets, metadata};
+use crate::wire::api::{ApiKey, find_coordinator, init_producer_id, list_offsets, metadata};
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::{Uuid, Wire};
 
@@ -115,6 +115,23 @@ impl Cluster {
             }
         }
         outcome
+    }
+
+    /// A producer id and epoch for an idempotent producer.
+    pub fn new_producer(&mut self) -> Result<(i64, i16), Failure> {
+        persist(|| {
+            let request = init_producer_id::Request {
+                transactional_id: None,
+                transaction_timeout_ms: i32::MAX,
+                ..Default::default()
+            };
+            let answer = self.call(To::Any, ApiKey::InitProducerId, NEWEST, &request)?;
+            let answer: init_producer_id::Response = answer.decode()?;
+            Ok(match judge(ErrorCode(answer.error_code), "a producer id", None)? {
+                Attempt::Done(()) => Attempt::Done((answer.producer_id, answer.producer_epoch)),
+                Attempt::Again(why) => Attempt::Again(why),
+            })
+        })
     }
 
     /// Sends a request and waits for its answer.

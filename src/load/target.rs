@@ -10,7 +10,7 @@ use crate::client::cluster::{
 };
 use crate::client::connection::NEWEST;
 use crate::client::failure::{Failure, in_words};
-use crate::wire::api::{ApiKey, create_topics, describe_configs, init_producer_id};
+use crate::wire::api::{ApiKey, create_topics, describe_configs};
 use crate::wire::error::ErrorCode;
 
 /// The newest versions of Produce and Fetch that name topics by name.
@@ -78,7 +78,7 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
     target.fetch_version = version(ApiKey::Fetch)?;
     if plan.idempotent {
         for _ in 0..plan.producers {
-            target.identities.push(identify(&mut cluster)?);
+            target.identities.push(cluster.new_producer()?);
         }
     }
     target.durability = durability(&mut cluster, node).unwrap_or_default();
@@ -173,22 +173,6 @@ fn addresses(
         Err(Failure::Failed(format!("cannot find the address of broker {id}, `{text}`: {why}")))
     };
     by_index.into_iter().map(find).collect()
-}
-
-fn identify(cluster: &mut Cluster) -> Result<(i64, i16), Failure> {
-    persist(|| {
-        let request = init_producer_id::Request {
-            transactional_id: None,
-            transaction_timeout_ms: i32::MAX,
-            ..Default::default()
-        };
-        let answer = cluster.call(To::Any, ApiKey::InitProducerId, NEWEST, &request)?;
-        let answer: init_producer_id::Response = answer.decode()?;
-        Ok(match judge(ErrorCode(answer.error_code), "a producer id", None)? {
-            Attempt::Done(()) => Attempt::Done((answer.producer_id, answer.producer_epoch)),
-            Attempt::Again(why) => Attempt::Again(why),
-        })
-    })
 }
 
 fn durability(cluster: &mut Cluster, node: i32) -> Result<BTreeMap<String, String>, Failure> {

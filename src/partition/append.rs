@@ -152,11 +152,12 @@ impl<I: Io> Owner<I> {
         let now = self.io.wall().0;
         let newest = now.saturating_add(config.timestamp_after_max_ms);
         let oldest = now.saturating_sub(config.timestamp_before_max_ms);
-        let timestamp = summary.max_timestamp;
         // A producer that gives no timestamps writes -1.
-        if timestamp == -1 || (oldest..=newest).contains(&timestamp) {
+        let is_wrong = |timestamp| timestamp != -1 && !(oldest..=newest).contains(&timestamp);
+        let times = [summary.min_timestamp, summary.max_timestamp];
+        let Some(timestamp) = times.into_iter().find(|timestamp| is_wrong(*timestamp)) else {
             return Ok(());
-        }
+        };
         let why = format!(
             "a record's timestamp {timestamp} is not within message.timestamp.before.max.ms and \
              message.timestamp.after.max.ms of the broker's clock, which says {now}"
@@ -218,7 +219,10 @@ impl<I: Io> Owner<I> {
             Entry { kind: EntryKind::Batches, partition: part.partition, base_offset: base, epoch };
         let appended = self
             .journal
-            .append(entry, &part.records, |copy| stamp_all(copy, base, epoch))
+            .append(entry, &part.records, |copy| {
+                stamp_all(copy, base, epoch);
+                correct_max_timestamp(copy, summary);
+            })
             .map_err(refused_by_journal)?;
         let next = base + summary.records;
         let now = self.io.wall().0;
@@ -277,6 +281,15 @@ fn stamp_all(entry: &mut [u8], base: Offset, epoch: Epoch) {
         records::stamp(batch, next, epoch);
         next += i64::from(header.count);
         left = rest;
+    }
+}
+
+/// Some clients do not keep the header's greatest timestamp; lookups and retention go by it, so it
+/// is made true, as Kafka does.
+fn correct_max_timestamp(entry: &mut [u8], summary: &Summary) {
+    let said = BatchHeader::read(entry).map(|header| header.max_timestamp);
+    if summary.batches == 1 && said != Some(summary.max_timestamp) {
+        records::set_max_timestamp(entry, summary.max_timestamp);
     }
 }
 

@@ -88,7 +88,14 @@ pub struct Batch {
     /// The length that the first record claims, beside its true one.
     pub record_length_error: u8,
     pub value_bytes: usize,
+    pub attributes: i16,
+    /// Of the record, and what the header says of it.
+    pub timestamp: i64,
+    pub max_timestamp: i64,
 }
+
+/// What a record says that lies in the past.
+const SOME_TIME: i64 = 1_700_000_000_000;
 
 impl Default for Batch {
     fn default() -> Self {
@@ -100,6 +107,9 @@ impl Default for Batch {
             crc_error: 0,
             record_length_error: 0,
             value_bytes: 5,
+            attributes: 0,
+            timestamp: SOME_TIME,
+            max_timestamp: SOME_TIME,
         }
     }
 }
@@ -117,8 +127,8 @@ impl Batch {
         records[0] = records[0].wrapping_add(self.record_length_error * 2);
         records.extend(record);
 
-        let now = 1_700_000_000_000;
-        let summed = Bytes::default().i16(0).i32(self.last_offset_delta).i64(now).i64(now);
+        let summed = Bytes::default().i16(self.attributes).i32(self.last_offset_delta);
+        let summed = summed.i64(self.timestamp).i64(self.max_timestamp);
         let mut summed = summed.i64(-1).i16(-1).i32(-1).i32(self.count).0;
         summed.extend(records);
         let length = i32::try_from(summed.len() + 9).expect("a small batch") + self.length_error;

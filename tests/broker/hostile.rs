@@ -14,6 +14,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 const CORRUPT_MESSAGE: i16 = 2;
 const INVALID_TOPIC: i16 = 17;
+const INVALID_TIMESTAMP: i16 = 32;
 const UNSUPPORTED_VERSION: i16 = 35;
 const INVALID_CONFIG: i16 = 40;
 const UNSUPPORTED_FOR_MESSAGE_FORMAT: i16 = 43;
@@ -187,6 +188,46 @@ fn batches_that_lie_are_refused_and_leave_no_trace() {
     }
     let good = produce(&topic, &Batch::default().encode());
     assert_eq!(produced(&peer.ask(&good), &topic), (0, 0), "the first record that is stored");
+    assert_well(&mut broker);
+}
+
+#[test]
+fn timestamps_that_lie_are_refused_or_put_right() {
+    let mut broker = Broker::start(&[BOUNDED]);
+    let topic = fresh("times");
+    create_topic(&broker.bootstrap(), &topic, 1);
+    let mut peer = Peer::connect(broker.address());
+    let far = 4_102_444_800_000;
+    let lies = [
+        ("the year 2100", Batch { timestamp: far, max_timestamp: far, ..Batch::default() }),
+        ("2100 behind a sound header", Batch { timestamp: far, ..Batch::default() }),
+        ("the end of time", Batch { timestamp: i64::MAX, ..Batch::default() }),
+        ("the broker's own kind", Batch { attributes: 8, ..Batch::default() }),
+    ];
+    for (what, lie) in lies {
+        let (code, _) = produced(&peer.ask(&produce(&topic, &lie.encode())), &topic);
+        assert_eq!(code, INVALID_TIMESTAMP, "{what}");
+    }
+    let old = fresh("recent");
+    let recent = Some(("message.timestamp.before.max.ms", "60000"));
+    assert_eq!(create(&mut peer, &old, recent), 0);
+    let (code, _) = produced(&peer.ask(&produce(&old, &Batch::default().encode())), &old);
+    assert_eq!(code, INVALID_TIMESTAMP, "older than the topic allows");
+
+    let none = Batch { timestamp: -1, max_timestamp: -1, ..Batch::default() };
+    let untrue = Batch { max_timestamp: far, ..Batch::default() };
+    for (at, fine) in [&none, &untrue].into_iter().enumerate() {
+        let (code, offset) = produced(&peer.ask(&produce(&topic, &fine.encode())), &topic);
+        assert_eq!((code, offset), (0, at as i64));
+    }
+    // A consumer gets what the record says, under a checksum that holds.
+    let answer = peer.ask(&fetch(&topic, 1 << 20));
+    let mut wanted = Batch::default().encode();
+    wanted[..8].copy_from_slice(&1_i64.to_be_bytes());
+    let got = &answer[answer.len() - wanted.len()..];
+    let leader_epoch = 12..16;
+    wanted[leader_epoch.clone()].copy_from_slice(&got[leader_epoch]);
+    assert_eq!(got, wanted);
     assert_well(&mut broker);
 }
 

@@ -128,6 +128,13 @@ pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
+/// Sets the greatest timestamp, and the CRC, which covers it. `batch` has a whole header.
+pub fn set_max_timestamp(batch: &mut [u8], timestamp: i64) {
+    batch[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    let crc = crc(batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// The CRC-32C of a whole batch's covered bytes.
 pub fn crc(batch: &[u8]) -> u32 {
     let covered = batch.get(CRC_END..).unwrap_or_default();

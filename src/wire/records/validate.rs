@@ -18,6 +18,9 @@ pub struct Summary {
     pub batches: u32,
     pub records: i64,
     pub largest_batch_bytes: usize,
+    /// The records' least and greatest timestamps, -1 for none; of a compressed batch, whose records
+    /// are not looked at, the greatest that its header names.
+    pub min_timestamp: i64,
     pub max_timestamp: i64,
     /// Whether any batch carries a producer id.
     pub has_producer: bool,
@@ -37,6 +40,7 @@ pub enum Invalid {
     Transactional,
     Count { count: i32, last_offset_delta: i32 },
     Producer,
+    TimestampType,
     Record(&'static str),
 }
 
@@ -48,6 +52,7 @@ impl Invalid {
                 ErrorCode::CORRUPT_MESSAGE
             }
             Invalid::Transactional => ErrorCode::INVALID_TXN_STATE,
+            Invalid::TimestampType => ErrorCode::INVALID_TIMESTAMP,
             _ => ErrorCode::INVALID_RECORD,
         }
     }
@@ -79,6 +84,9 @@ impl fmt::Display for Invalid {
             Invalid::Producer => {
                 write!(f, "a batch with a producer id needs an epoch and a sequence")
             }
+            Invalid::TimestampType => {
+                write!(f, "the time of appending is the broker's to write")
+            }
             Invalid::Record(why) => write!(f, "a record is malformed: {why}"),
         }
     }
@@ -90,6 +98,7 @@ pub fn validate(bytes: &[u8]) -> Result<Summary, Invalid> {
         batches: 0,
         records: 0,
         largest_batch_bytes: 0,
+        min_timestamp: i64::MAX,
         max_timestamp: -1,
         has_producer: false,
         codec: Codec::None,
@@ -97,12 +106,14 @@ pub fn validate(bytes: &[u8]) -> Result<Summary, Invalid> {
     check_magic(bytes)?;
     let mut checked = 0;
     for (header, batch) in batches(bytes) {
-        summary.codec = check_batch(&header, batch)?;
+        let times;
+        (summary.codec, times) = check_batch(&header, batch)?;
         checked += batch.len();
         summary.batches += 1;
         summary.records += i64::from(header.count);
         summary.largest_batch_bytes = summary.largest_batch_bytes.max(batch.len());
-        summary.max_timestamp = summary.max_timestamp.max(header.max_timestamp);
+        summary.min_timestamp = summary.min_timestamp.min(times.0);
+        summary.max_timestamp = summary.max_timestamp.max(times.1);
         summary.has_producer |= header.has_producer();
     }
     if checked != bytes.len() {
@@ -125,7 +136,10 @@ fn check_magic(bytes: &[u8]) -> Result<(), Invalid> {
     }
 }
 
-fn check_batch(header: &BatchHeader, batch: &[u8]) -> Result<Codec, Invalid> {
+/// Least and greatest.
+type Times = (i64, i64);
+
+fn check_batch(header: &BatchHeader, batch: &[u8]) -> Result<(Codec, Times), Invalid> {
     check_magic(batch)?;
     let expected = crc(batch);
     if expected != header.crc {
@@ -146,10 +160,14 @@ fn check_batch(header: &BatchHeader, batch: &[u8]) -> Result<Codec, Invalid> {
         return Err(Invalid::Count { count, last_offset_delta });
     }
     check_producer(header)?;
-    if codec == Codec::None {
-        check_records(header, &batch[HEADER_BYTES..])?;
+    if header.is_log_append_time() {
+        return Err(Invalid::TimestampType);
     }
-    Ok(codec)
+    let times = match codec {
+        Codec::None => check_records(header, &batch[HEADER_BYTES..])?,
+        _ => (header.max_timestamp, header.max_timestamp),
+    };
+    Ok((codec, times))
 }
 
 /// A batch without a producer id may say anything of epoch and sequence: kafkajs writes zeros.
@@ -158,17 +176,19 @@ fn check_producer(header: &BatchHeader) -> Result<(), Invalid> {
     if header.has_producer() && !whole { Err(Invalid::Producer) } else { Ok(()) }
 }
 
-fn check_records(header: &BatchHeader, bytes: &[u8]) -> Result<(), Invalid> {
+fn check_records(header: &BatchHeader, bytes: &[u8]) -> Result<Times, Invalid> {
     let mut records = Records::new(header, bytes);
+    let mut times = (i64::MAX, -1);
     for expected in 0..i64::from(header.count) {
         let record = records.next().ok_or(Invalid::Record("there are fewer than counted"))?;
         let record = record.map_err(|error| Invalid::Record(error.0))?;
         if record.offset_delta != expected {
             return Err(Invalid::Record("offset deltas do not count up by one"));
         }
+        times = (times.0.min(record.timestamp), times.1.max(record.timestamp));
     }
     if records.remaining() > 0 {
         return Err(Invalid::Record("bytes follow the last record"));
     }
-    Ok(())
+    Ok(times)
 }
