@@ -1,44 +1,26 @@
 //! The command line from outside: a node started by `corelog serve`, and every client command
 //! against it.
 
+mod node;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
+use node::{Node, PROGRAM};
 use serde_json::Value;
-use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_corelog");
-
-/// A node of one core in a folder of its own; killed when the test ends before it stopped.
-struct Node {
-    child: Child,
-    address: String,
-    data: TempDir,
+/// What this file does with a node.
+trait Commanded {
+    fn run(&self, line: &str, input: &str) -> Output;
+    fn says(&self, line: &str, input: &str) -> String;
+    fn refuses(&self, line: &str) -> String;
+    fn stop(&mut self);
 }
 
-impl Node {
-    fn start() -> Node {
-        let data = tempfile::tempdir().expect("a folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.expect("a free port").to_string();
-        let mut command = Command::new(PROGRAM);
-        command.args(["serve", "--listen", &address, "--shards", "1", "--data-dir"]);
-        command.arg(data.path().join("data")).args(["--set", "journal.file.bytes=4194304"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
-        let mut node = Node { child, address, data };
-        let patience = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&node.address).is_err() {
-            assert_eq!(node.child.try_wait().expect("a child"), None, "the node ended");
-            assert!(Instant::now() < patience, "the node does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        node
-    }
-
+impl Commanded for Node {
     /// Runs a client command with `input`.
     fn run(&self, line: &str, input: &str) -> Output {
         let mut command = Command::new(PROGRAM);
@@ -60,20 +42,11 @@ impl Node {
         text(&output.stderr)
     }
 
-    /// Asks the node to stop; returns its folder.
-    fn stop(mut self) -> TempDir {
+    /// Asks the node to stop.
+    fn stop(&mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").arg(&id).status().expect("a kill command").success());
         assert!(self.child.wait().expect("a child").success(), "SIGTERM ends the node with 0");
-        std::mem::replace(&mut self.data, tempfile::tempdir().expect("a folder"))
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // After `stop` there is nothing to kill; both errors say just that.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -195,11 +168,11 @@ fn a_line_is_sent_before_the_input_ends_and_a_reader_may_go_away() {
 
 #[test]
 fn a_stopped_nodes_journal_is_inspected_and_damage_is_found() {
-    let node = Node::start();
+    let mut node = Node::start();
     node.says("topic create orders", "");
     node.says("produce -t orders", "one\ntwo\n");
-    let data = node.stop();
-    let journal = data.path().join("data/core-0/journal-000000000000");
+    node.stop();
+    let journal = node.folder().join("data/core-0/journal-000000000000");
     let words = inspect(&journal, 0, &[]);
     assert!(words.contains("topic orders is created"), "{words}");
     assert!(words.contains("offsets 0 to 1, records 2, codec none"), "{words}");
@@ -211,7 +184,7 @@ fn a_stopped_nodes_journal_is_inspected_and_damage_is_found() {
     bytes[place] ^= 1;
     fs::write(&journal, &bytes).expect("writable");
     assert!(inspect(&journal, 1, &[]).contains("DAMAGED: the checksum of entry 0 is wrong"));
-    inspect(&data.path().join("nowhere"), 1, &[]);
+    inspect(&node.folder().join("nowhere"), 1, &[]);
 }
 
 fn inspect(file: &Path, code: i32, flags: &[&str]) -> String {

@@ -1,42 +1,23 @@
 //! The load generator from outside: each mode, small, against a node started by `corelog serve`.
 
+mod node;
+
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use node::{Node, PROGRAM};
 use serde_json::Value;
-use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_corelog");
-
-/// A node of one core in a folder of its own, killed by its id at the end of the test.
-struct Node {
-    child: Child,
-    address: String,
-    folder: TempDir,
+/// What this file does with a node.
+trait Loaded {
+    fn command(&self, line: &str) -> Command;
+    fn measures(&self, line: &str) -> Value;
+    fn path(&self, name: &str) -> PathBuf;
 }
 
-impl Node {
-    fn start() -> Node {
-        let folder = tempfile::tempdir().expect("a folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.expect("a free port").to_string();
-        let mut command = Command::new(PROGRAM);
-        command.args(["serve", "--listen", &address, "--shards", "1", "--data-dir"]);
-        command.arg(folder.path().join("data")).args(["--set", "journal.file.bytes=4194304"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
-        let mut node = Node { child, address, folder };
-        let patience = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&node.address).is_err() {
-            assert_eq!(node.child.try_wait().expect("a child"), None, "the node ended");
-            assert!(Instant::now() < patience, "the node does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        node
-    }
-
+impl Loaded for Node {
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("load").args(line.split(' ')).args(["--bootstrap", &self.address]);
@@ -52,16 +33,8 @@ impl Node {
         report["runs"][0].clone()
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // After a test that killed it there is nothing to do; both errors say just that.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
     }
 }
 
@@ -161,9 +134,17 @@ fn verify_tells_of_records_that_the_broker_lost() {
 #[test]
 fn a_killed_broker_ends_nothing_and_is_counted() {
     let mut node = Node::start();
-    let mut command = node.command("produce --rate 1000 -d 2s --warm-up 0 --json -");
+    let topic = "load-killed";
+    let mut create = Command::new(PROGRAM);
+    create.args(["topic", "create", topic, "--bootstrap", &node.address]);
+    assert!(create.output().expect("started").status.success());
+    let line = format!("produce --topic {topic} --rate 1000 -d 4s --warm-up 0 --json -");
+    let mut command = node.command(&line);
     let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
-    std::thread::sleep(Duration::from_millis(1000));
+    // It is under way once some of its records are there.
+    let mut consume = Command::new(PROGRAM);
+    consume.args(["consume", "-t", topic, "-c", "100", "--bootstrap", &node.address]);
+    assert!(consume.output().expect("started").status.success());
     node.child.kill().expect("it ran");
     node.child.wait().expect("it ends");
     let output = load.wait_with_output().expect("it ends");
