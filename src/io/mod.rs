@@ -3,6 +3,10 @@
 //! A core's code is generic over `Io` and runs unchanged on `ring` (glommio and a second io_uring)
 //! and in `sim` (a deterministic executor with virtual time and a disk that can lose writes).
 //!
+//! What it costs is measured by `benches/io.rs` against plain calls of a blocking thread: a flushed
+//! write the same to within the noise, an echo under 32 connections 0.6 of the time. The trait itself
+//! is resolved at compile time.
+//!
 //! Lives on: every core, one handle, cloned freely within the core, never sent to another.
 //!
 //! Invariants
