@@ -199,6 +199,11 @@ impl<I: Io> Connections<I> {
         self.len() == 0
     }
 
+    /// Connections of all cores together.
+    pub fn on_node(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Takes no more requests; what was received is still answered, a long poll with what is there.
     pub fn drain(&self) {
         self.closing.set(true);

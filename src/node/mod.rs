@@ -7,7 +7,7 @@
 //!   K1  No core serves before core 0 has published the recovered metadata and made the new leader
 //!       epoch durable.
 //!   K2  A core that stops first takes no more requests, then answers what it has, then closes its
-//!       journal.
+//!       journal: not before the other cores have answered what they have, for which they need it.
 
 mod directory;
 mod serve;
@@ -173,7 +173,7 @@ async fn end<I: Io>(io: &I, connections: &Connections<I>, journal: &Journal<I>) 
     connections.drain();
     let until_gone = async |most: Duration| {
         let deadline = io.now() + most;
-        while !connections.is_empty() && io.now() < deadline {
+        while connections.on_node() > 0 && io.now() < deadline {
             io.sleep(DRAIN_PAUSE).await;
         }
     };
