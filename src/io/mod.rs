@@ -4,8 +4,8 @@
 //! and in `sim` (a deterministic executor with virtual time and a disk that can lose writes).
 //!
 //! What it costs is measured by `benches/io.rs` against plain calls of a blocking thread: a flushed
-//! write the same to within the noise, an echo under 32 connections 0.6 of the time. The trait itself
-//! is resolved at compile time.
+//! write the same to within the noise, an echo under 32 connections 0.6 of the time. The trait
+//! itself is resolved at compile time.
 //!
 //! Lives on: every core, one handle, cloned freely within the core, never sent to another.
 //!
@@ -82,6 +82,12 @@ pub trait Io: Clone + 'static {
     /// Creates a directory and its parents and makes them durable. Blocking.
     fn create_directory(&self, directory: &Path) -> Result<()>;
 
+    /// Creates one directory in one that is there, durably; one that exists is fine.
+    fn make_directory(&self, directory: &Path) -> impl Future<Output = Result<()>>;
+
+    /// Removes an empty directory, durably.
+    fn remove_directory(&self, directory: &Path) -> impl Future<Output = Result<()>>;
+
     /// Renames a file within one directory, durably.
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = Result<()>>;
 
@@ -114,7 +120,7 @@ pub enum Durability {
 
 /// A file opened for positioned, block-aligned I/O.
 pub trait File: 'static {
-    /// The file's length at open or after the last `allocate`.
+    /// The file's length at open or after the last `allocate`, `truncate` or write beyond it.
     fn len(&self) -> u64;
 
     fn is_empty(&self) -> bool {
@@ -124,8 +130,8 @@ pub trait File: 'static {
     /// Whether O_DIRECT is in force.
     fn is_direct(&self) -> bool;
 
-    /// Reads exactly `length` bytes into aligned memory from the core's arena; an end of file
-    /// before that is `UnexpectedEof`.
+    /// Reads exactly `length` bytes into aligned memory from the core's arena. Where the file ends
+    /// inside the last block, zeros follow; an end before that block is `UnexpectedEof`.
     fn read_at(&self, offset: u64, length: usize) -> impl Future<Output = Result<AlignedBuffer>>;
 
     /// Writes the whole of `data`, which is aligned in memory, offset and length.
@@ -142,6 +148,9 @@ pub trait File: 'static {
     /// Grows the file to `length` bytes of *written* zeros and makes that durable, so that later
     /// writes inside it change no file-system metadata.
     fn allocate(&self, length: u64) -> impl Future<Output = Result<()>>;
+
+    /// Cuts the file to `length` bytes, which need not be aligned; durable after the next `sync`.
+    fn truncate(&self, length: u64) -> impl Future<Output = Result<()>>;
 }
 
 /// Accepts connections.

@@ -19,6 +19,7 @@ use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
 /// Zeros written at a time when a file is allocated.
 const ALLOCATE_CHUNK_BYTES: usize = 1 << 20;
 const MODE: libc::mode_t = 0o640;
+const DIRECTORY_MODE: libc::mode_t = 0o750;
 
 /// An open file.
 pub struct RingFile {
@@ -81,9 +82,31 @@ pub async fn rename(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(io, to).await
 }
 
-pub async fn remove(io: &RingIo, path: &Path) -> io::Result<()> {
+pub async fn make_directory(io: &RingIo, path: &Path) -> io::Result<()> {
     let paths = vec![c_path(path)?];
-    let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), paths[0].as_ptr()).build();
+    let here = types::Fd(libc::AT_FDCWD);
+    let entry = opcode::MkDirAt::new(here, paths[0].as_ptr()).mode(DIRECTORY_MODE).build();
+    // SAFETY: the path's bytes are on the heap, owned by the keep.
+    let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
+    match operation.await.0 {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        outcome => outcome.map(|_| ()),
+    }?;
+    sync_parent(io, path).await
+}
+
+pub async fn remove_directory(io: &RingIo, path: &Path) -> io::Result<()> {
+    unlink(io, path, libc::AT_REMOVEDIR).await
+}
+
+pub async fn remove(io: &RingIo, path: &Path) -> io::Result<()> {
+    unlink(io, path, 0).await
+}
+
+async fn unlink(io: &RingIo, path: &Path, flags: i32) -> io::Result<()> {
+    let paths = vec![c_path(path)?];
+    let here = types::Fd(libc::AT_FDCWD);
+    let entry = opcode::UnlinkAt::new(here, paths[0].as_ptr()).flags(flags).build();
     // SAFETY: the path's bytes are on the heap, owned by the keep.
     let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
     operation.await.0?;
@@ -172,8 +195,12 @@ impl File for RingFile {
                 read => done += read,
             }
             if done < length && !done.is_multiple_of(BLOCK_BYTES) {
-                // Direct reads stop inside a block only at the end of the file.
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                // Reads stop inside a block only at the end of the file.
+                if length - done > BLOCK_BYTES {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                buffer[done..].fill(0);
+                done = length;
             }
         }
         Ok(buffer)
@@ -222,4 +249,24 @@ impl File for RingFile {
         }
         sync(&self.io, &self.descriptor, types::FsyncFlags::empty()).await
     }
+
+    async fn truncate(&self, length: u64) -> io::Result<()> {
+        let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
+        let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
+        // SAFETY: the entry holds no pointers.
+        let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
+        match result {
+            // The ring learned it with Linux 6.9; cutting off less than a block takes microseconds.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                truncate_blocking(&self.descriptor, length)?;
+            }
+            outcome => drop(outcome?),
+        }
+        self.length.set(length);
+        Ok(())
+    }
+}
+
+fn truncate_blocking(descriptor: &OwnedFd, length: u64) -> io::Result<()> {
+    std::fs::File::from(descriptor.try_clone()?).set_len(length)
 }

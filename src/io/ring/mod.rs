@@ -127,6 +127,14 @@ impl Io for RingIo {
         Ok(())
     }
 
+    async fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        file::make_directory(self, directory).await
+    }
+
+    async fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        file::remove_directory(self, directory).await
+    }
+
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         file::rename(self, from, to).await
     }

@@ -140,6 +140,14 @@ impl Io for SimIo {
         self.core.disk.borrow_mut().create_directory(directory)
     }
 
+    async fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        self.perform_done(Operation::MakeDirectory { path: directory.to_owned() }).await
+    }
+
+    async fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        self.perform_done(Operation::RemoveDirectory { path: directory.to_owned() }).await
+    }
+
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let [from, to]: [PathBuf; 2] = [from.to_owned(), to.to_owned()];
         self.perform_done(Operation::Rename { from, to }).await
@@ -227,6 +235,13 @@ impl File for SimFile {
         let outcome = self.io.perform_done(Operation::Allocate { file, length }).await;
         self.length.set(self.inode.borrow().length());
         outcome
+    }
+
+    async fn truncate(&self, length: u64) -> io::Result<()> {
+        let file = self.inode.clone();
+        self.io.perform_done(Operation::Truncate { file, length }).await?;
+        self.length.set(length);
+        Ok(())
     }
 }
 

@@ -34,6 +34,9 @@ pub enum Operation {
     Open { path: PathBuf, how: OpenHow },
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
+    Truncate { file: SharedInode, length: u64 },
+    MakeDirectory { path: PathBuf },
+    RemoveDirectory { path: PathBuf },
 }
 
 /// What the disk answers.
@@ -143,9 +146,12 @@ impl Operation {
             Operation::Write { .. } => Fault::Write,
             Operation::Sync { .. } => Fault::Sync,
             Operation::Allocate { .. } => Fault::Allocate,
-            Operation::Open { .. } | Operation::Rename { .. } | Operation::Remove { .. } => {
-                Fault::Name
-            }
+            Operation::Truncate { .. } => Fault::Allocate,
+            Operation::Open { .. }
+            | Operation::Rename { .. }
+            | Operation::Remove { .. }
+            | Operation::MakeDirectory { .. }
+            | Operation::RemoveDirectory { .. } => Fault::Name,
         }
     }
 
@@ -160,8 +166,11 @@ impl Operation {
                 offset.rotate_left(32) ^ u64::from(crc32fast::hash(data))
             }
             Operation::Sync { through, .. } => *through,
-            Operation::Allocate { length, .. } => *length,
-            Operation::Open { path, .. } | Operation::Remove { path } => name(path),
+            Operation::Allocate { length, .. } | Operation::Truncate { length, .. } => *length,
+            Operation::Open { path, .. }
+            | Operation::Remove { path }
+            | Operation::MakeDirectory { path }
+            | Operation::RemoveDirectory { path } => name(path),
             Operation::Rename { from, to } => name(from).rotate_left(32) ^ name(to),
         }
     }
@@ -200,7 +209,8 @@ impl Disk {
         match operation {
             Operation::Read { file, offset, mut buffer } => {
                 let file = file.borrow();
-                if offset.saturating_add(buffer.len() as u64) > file.length() {
+                let end = file.length().next_multiple_of(PAGE_BYTES);
+                if offset.saturating_add(buffer.len() as u64) > end {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 file.read(offset, &mut buffer);
@@ -224,6 +234,15 @@ impl Disk {
                 Some(_) => Ok(Answer::Done),
                 None => Err(not_found(&path)),
             },
+            Operation::Truncate { file, length } => {
+                file.borrow_mut().truncate(length);
+                Ok(Answer::Done)
+            }
+            Operation::MakeDirectory { path } => {
+                self.check_parent(&path)?;
+                self.create_directory(&path).map(|()| Answer::Done)
+            }
+            Operation::RemoveDirectory { path } => self.remove_directory(&path),
         }
     }
 
@@ -354,6 +373,14 @@ impl Disk {
         }
         self.directories.extend(directory.ancestors().map(Path::to_owned));
         Ok(())
+    }
+
+    fn remove_directory(&mut self, directory: &Path) -> io::Result<Answer> {
+        if !self.list(directory)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.directories.remove(directory);
+        Ok(Answer::Done)
     }
 
     pub fn list(&self, directory: &Path) -> io::Result<Vec<String>> {

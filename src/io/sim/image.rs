@@ -252,7 +252,7 @@ impl Inode {
     pub fn truncate(&mut self, length: u64) {
         self.visible.truncate(length);
         self.durable.truncate(length);
-        self.unsynced.retain(|page, _| *page < length / PAGE_BYTES);
+        self.unsynced.retain(|page, _| *page < length.div_ceil(PAGE_BYTES));
     }
 }
 
