@@ -229,6 +229,7 @@ fn journal_groups(criterion: &mut Criterion) {
         directory: "/journal".into(),
         file_bytes: 64 << 20,
         bytes_max: 1 << 30,
+        kept_bytes: 0,
         group_bytes_max: 1 << 20,
         pending_bytes_max: 4 << 20,
         tail_bytes_max: 1 << 20,

@@ -91,6 +91,7 @@ fn journal(folder: &Path, depth: usize, run: Duration) -> Vec<Duration> {
         directory: directory.path().join("core-0"),
         file_bytes: 256 << 20,
         bytes_max: 2 << 30,
+        kept_bytes: 0,
         group_bytes_max: 1 << 20,
         pending_bytes_max: 4 << 20,
         tail_bytes_max: 16 << 20,

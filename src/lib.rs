@@ -21,6 +21,7 @@ pub mod producer;
 
 // Layer 2, hands: they await I/O.
 pub mod journal;
+pub mod segment;
 
 // Layer 3, the owner of partitions, and the way to it.
 pub mod dispatch;

@@ -37,6 +37,7 @@ const MODULES: &[Module] = &[
     module("group", 20, Kind::Mind),
     module("metadata", 20, Kind::Mind),
     module("journal", 20, Kind::Other),
+    module("segment", 20, Kind::Other),
     module("partition", 30, Kind::Other),
     module("dispatch", 31, Kind::Other),
     module("handler", 40, Kind::Other),

@@ -14,6 +14,7 @@ use crate::journal::inspect::{Met, walk};
 use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;
 use crate::metadata::Command;
+use crate::partition::Checkpoint;
 use crate::wire::records::{self, BatchHeader};
 
 #[derive(clap::Args)]
@@ -123,7 +124,8 @@ impl Totals {
 
     fn entry(&mut self, entry: &Entry, position: u64, body: &[u8], as_json: bool) -> Vec<String> {
         let details = match entry.kind {
-            EntryKind::Batches => batch_details(body),
+            EntryKind::Batches | EntryKind::Carried => batch_details(body),
+            EntryKind::Checkpoint => vec![checkpoint_details(body)],
             EntryKind::Metadata => command_details(body),
             EntryKind::LogStart => vec![Detail {
                 words: format!("the log starts at offset {}", entry.base_offset),
@@ -131,7 +133,8 @@ impl Totals {
                 records: 0,
             }],
         };
-        if entry.kind == EntryKind::Batches && !self.in_left_over {
+        let is_records = matches!(entry.kind, EntryKind::Batches | EntryKind::Carried);
+        if is_records && !self.in_left_over {
             self.batches += details.len() as u64;
             self.records += details.iter().map(|detail| detail.records).sum::<i64>();
         }
@@ -184,6 +187,30 @@ struct Detail {
 
 fn of_partition(partition: PartitionId) -> String {
     if partition == NO_PARTITION { String::new() } else { format!(" of {partition}") }
+}
+
+fn checkpoint_details(body: &[u8]) -> Detail {
+    let (words, json) = match Checkpoint::decode(body) {
+        Ok(checkpoint) => {
+            let Checkpoint { log_start, hot_start, .. } = checkpoint;
+            let segments = checkpoint.segments();
+            let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+            let count = segments.len();
+            let words = format!(
+                "the log starts at offset {log_start}, {count} segments of {bytes} bytes hold it \
+                 to before {hot_start}"
+            );
+            let json = json!({
+                "log_start": log_start,
+                "hot_start": hot_start,
+                "segments": count,
+                "segment_bytes": bytes,
+            });
+            (words, json)
+        }
+        Err(why) => (why.clone(), json!({ "unreadable": why })),
+    };
+    Detail { words, json, records: 0 }
 }
 
 fn batch_details(body: &[u8]) -> Vec<Detail> {
@@ -256,6 +283,7 @@ fn command_words(command: &Command) -> String {
         Command::ProducerIdsReserved { next } => {
             format!("producer ids below {next} are given out")
         }
+        Command::TopicNumbersGiven { next } => format!("topic numbers below {next} are given"),
         Command::LeaderEpochOpened { epoch } => format!("leader epoch {epoch} begins"),
     }
 }

@@ -49,6 +49,14 @@ pub struct TopicConfig {
     pub timestamp_after_max_ms: i64,
     /// Records are kept by key, so that each needs one.
     pub is_compacted: bool,
+    /// Records are deleted by age and size.
+    pub is_deleted: bool,
+    /// -1 for ever.
+    pub retention_ms: i64,
+    /// -1 for any size.
+    pub retention_bytes: i64,
+    pub segment_bytes: u64,
+    pub segment_ms: i64,
 }
 
 impl Default for BrokerConfig {
@@ -179,11 +187,17 @@ impl TopicConfig {
     /// The values in force; `own` looks a setting of the topic up by name.
     pub fn new<'a>(own: impl Fn(&str) -> Option<&'a String>) -> TopicConfig {
         let int = |name: &str| topic_value(own(name), name).parse::<i64>().unwrap_or(i64::MAX);
+        let policy = topic_value(own("cleanup.policy"), "cleanup.policy");
         TopicConfig {
             max_message_bytes: usize::try_from(int("max.message.bytes")).unwrap_or(usize::MAX),
             timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
-            is_compacted: topic_value(own("cleanup.policy"), "cleanup.policy").contains("compact"),
+            is_compacted: policy.contains("compact"),
+            is_deleted: policy.contains("delete"),
+            retention_ms: int("retention.ms"),
+            retention_bytes: int("retention.bytes"),
+            segment_bytes: u64::try_from(int("segment.bytes")).unwrap_or(u64::MAX),
+            segment_ms: int("segment.ms"),
         }
     }
 }

@@ -43,11 +43,13 @@ pub struct Files<F> {
     first_needed: u64,
     /// The owner needs nothing below this address.
     released: u64,
+    /// Where the last group of each file ends, of those that the head has left.
+    ends: BTreeMap<u64, u64>,
 }
 
 impl<F> Files<F> {
     pub fn new() -> Files<F> {
-        Files { open: BTreeMap::new(), first_needed: 0, released: 0 }
+        Files { open: BTreeMap::new(), first_needed: 0, released: 0, ends: BTreeMap::new() }
     }
 
     pub fn insert(&mut self, number: u64, file: F) {
@@ -63,15 +65,27 @@ impl<F> Files<F> {
         self.open.values().cloned().collect()
     }
 
+    /// The head has left file `number`, whose last group ends at the address `end`.
+    pub fn left(&mut self, number: u64, end: u64) {
+        self.ends.insert(number, end);
+    }
+
+    /// The oldest file that holds something needed, and the address at which its groups end; none
+    /// while that is the one being written.
+    pub fn oldest_left(&self) -> Option<(u64, u64)> {
+        let (number, _) = self.open.range(self.first_needed..).next()?;
+        self.ends.get(number).map(|end| (*number, *end))
+    }
+
     /// Files that hold something needed.
     pub fn in_use(&self) -> u64 {
         self.open.range(self.first_needed..).count() as u64
     }
 
-    /// Whether there is a file after `number`, or may be one, when there may be `most`.
-    pub fn goes_on_after(&self, number: u64, most: u64) -> bool {
-        let is_there = self.open.contains_key(&(number + 1)) || self.reusable().is_some();
-        is_there || (self.open.len() as u64) < most
+    /// The number of the oldest file that is not to be used again.
+    pub fn first_needed(&self) -> u64 {
+        let first = self.open.keys().next().copied().unwrap_or(self.first_needed);
+        first.max(self.first_needed)
     }
 
     fn reusable(&self) -> Option<u64> {
@@ -279,6 +293,7 @@ pub fn release_flushed<I: Io>(state: &mut State<I>, file_bytes: u64) {
     let needed = needed.min(state.space.file_number());
     if needed > state.files.first_needed {
         state.files.first_needed = needed;
+        state.files.ends = state.files.ends.split_off(&needed);
         // The disk may still be full, but a file that is there costs nothing.
         state.space.refusal = None;
         state.wake_preparer();

@@ -176,7 +176,11 @@ impl<I: Io> State<I> {
             Err(_) if bytes < expected => take(&inner.arena, &mut self.tail, bytes)?,
             taken => taken?,
         };
+        let (left, end) = (self.space.file_number(), self.space.head);
         let address = self.space.place(bytes)?;
+        if self.space.file_number() != left {
+            self.files.left(left, end);
+        }
         let (sequence, previous) = (self.next_sequence, self.newest_sequence);
         self.filling = Some(Filling::new(sequence, previous, address, buffer));
         self.newest_sequence = sequence;

@@ -39,12 +39,17 @@ pub enum EntryKind {
     Metadata = 2,
     /// The partition's log begins at the entry's base offset (DeleteRecords).
     LogStart = 3,
+    /// A partition's state apart from its records: what stands here replaces what was before.
+    Checkpoint = 4,
+    /// Record batches that were in the journal before, moved ahead so that an old file is free.
+    Carried = 5,
 }
 
 impl EntryKind {
     fn from_u8(number: u8) -> Option<EntryKind> {
-        use EntryKind::{Batches, LogStart, Metadata};
-        [Batches, Metadata, LogStart].into_iter().find(|kind| *kind as u8 == number)
+        use EntryKind::{Batches, Carried, Checkpoint, LogStart, Metadata};
+        let all = [Batches, Metadata, LogStart, Checkpoint, Carried];
+        all.into_iter().find(|kind| *kind as u8 == number)
     }
 
     pub fn name(self) -> &'static str {
@@ -52,7 +57,14 @@ impl EntryKind {
             EntryKind::Batches => "record batches",
             EntryKind::Metadata => "metadata",
             EntryKind::LogStart => "log start",
+            EntryKind::Checkpoint => "checkpoint",
+            EntryKind::Carried => "record batches carried on",
         }
+    }
+
+    /// Whether the body is record batches, which carry their own checksums.
+    fn is_records(self) -> bool {
+        matches!(self, EntryKind::Batches | EntryKind::Carried)
     }
 }
 
@@ -234,7 +246,7 @@ impl GroupHeader {
 /// The directory form of an entry.
 pub fn put_entry(directory: &mut Vec<u8>, entry: &Entry, body: &[u8]) {
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    let crc = if entry.kind == EntryKind::Batches { 0 } else { crc32fast::hash(body) };
+    let crc = if entry.kind.is_records() { 0 } else { crc32fast::hash(body) };
     directory.push(entry.kind as u8);
     directory.extend_from_slice(&[0; 3]);
     directory.extend_from_slice(&length.to_le_bytes());
@@ -260,7 +272,7 @@ fn read_entry(chunk: &[u8]) -> Result<(Entry, u32, u32), Flaw> {
 }
 
 fn body_is_sound(entry: &Entry, body: &[u8], crc: u32) -> bool {
-    if entry.kind != EntryKind::Batches {
+    if !entry.kind.is_records() {
         return crc32fast::hash(body) == crc;
     }
     let mut next = entry.base_offset;

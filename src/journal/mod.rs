@@ -22,8 +22,9 @@
 //!   J6  An entry is accepted only into space that is allocated: a full disk refuses, it does not
 //!       poison.
 //!   J7  A closed journal takes nothing: what is appended before `close` is durable after it.
-//!   J8  The end of the last file that `bytes_max` allows is kept from records: a full journal
-//!       still takes the entries by which the node starts, and deletes topics and records.
+//!   J8  `kept_bytes` and the end of the last file before them are kept from records: a full
+//!       journal still takes the entries by which the node starts, deletes topics and records, and
+//!       drains old files. While somebody drains, appenders wait for a full journal.
 
 mod files;
 mod group;
@@ -31,6 +32,7 @@ pub mod inspect;
 mod layout;
 mod open_error;
 mod recover;
+mod reread;
 mod space;
 mod tail;
 mod window;
@@ -41,7 +43,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io as std_io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -54,6 +56,7 @@ use crate::io::Io;
 pub use layout::{Entry, EntryKind, NO_PARTITION};
 pub use open_error::{Damage, OpenError};
 pub use recover::Replayed;
+pub use reread::{Reread, Rereading};
 
 use files::Files;
 use group::Filling;
@@ -69,6 +72,8 @@ pub struct Settings {
     pub file_bytes: u64,
     /// Bytes of all files together.
     pub bytes_max: u64,
+    /// Of these, what records leave to the entries by which old files are drained.
+    pub kept_bytes: u64,
     /// A group is sealed at this size; a single larger entry makes a larger group.
     pub group_bytes_max: usize,
     /// Bytes that may wait for the disk.
@@ -138,8 +143,9 @@ impl fmt::Display for Refusal {
             Refusal::Poisoned(poisoned) => poisoned.fmt(f),
             Refusal::Full { bytes_max } => write!(
                 f,
-                "the journal is full: journal.bytes.max leaves this core {bytes_max} bytes; reads \
-                 go on, and for more writes raise it and restart"
+                "the journal is full: journal.bytes.max leaves this core {bytes_max} bytes, and \
+                 its old files cannot be drained; reads go on, and writes resume by themselves \
+                 once that is mended (the log says why)"
             ),
             Refusal::NoSpace(why) => write!(
                 f,
@@ -207,6 +213,8 @@ struct State<I: Io> {
     closed: bool,
     /// The files' task is at work on a file.
     preparing: bool,
+    /// Old files are being made free.
+    draining: bool,
     space: Space,
     files: Files<I::File>,
     tail: Tail,
@@ -334,6 +342,11 @@ impl<I: Io> Journal<I> {
         (path, address % settings.file_bytes)
     }
 
+    /// The core's own directory.
+    pub fn directory(&self) -> &Path {
+        &self.inner.settings.directory
+    }
+
     /// Bytes of a journal file: no range that is read may cross a multiple of it.
     pub fn file_bytes(&self) -> u64 {
         self.inner.settings.file_bytes
@@ -348,6 +361,48 @@ impl<I: Io> Journal<I> {
     /// everything in them is flushed.
     pub fn release(&self, address: u64) {
         files::release(&self.inner, address);
+    }
+
+    /// The oldest file that holds something needed, to be read again; none while that is the one
+    /// being written.
+    pub fn oldest(&self) -> Option<Rereading<I>> {
+        reread::oldest(&self.inner)
+    }
+
+    /// Says whether old files are being made free: appenders then wait for a full journal instead
+    /// of being refused.
+    pub fn set_draining(&self, draining: bool) {
+        let mut state = self.inner.state.borrow_mut();
+        state.draining = draining;
+        state.wake_watchers();
+    }
+
+    /// Files from the oldest needed one to the head's, and how many there may be.
+    pub fn fill(&self) -> (u64, u64) {
+        let state = self.inner.state.borrow();
+        let settings = &self.inner.settings;
+        (state.used_files(), settings.bytes_max / settings.file_bytes)
+    }
+
+    /// Returns when `fill` may have changed: another file is begun, or the journal has ended.
+    pub async fn next_file(&self, than: u64) -> bool {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if state.closing || state.poisoned.is_some() {
+                return Poll::Ready(false);
+            }
+            if state.space.file_number() > than {
+                return Poll::Ready(true);
+            }
+            state.watch(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The number of the file being written.
+    pub fn file_number(&self) -> u64 {
+        self.inner.state.borrow().space.file_number()
     }
 
     /// Bytes of files that hold something, and the limit.
@@ -391,6 +446,7 @@ impl<I: Io> Inner<I> {
             closing: false,
             closed: false,
             preparing: false,
+            draining: false,
             space: recovered.space,
             files: recovered.files,
             tail,
@@ -422,6 +478,11 @@ impl<I: Io> State<I> {
     fn ended(&self) -> Option<Refusal> {
         let poisoned = self.poisoned.clone().map(Refusal::Poisoned);
         poisoned.or_else(|| self.closing.then_some(Refusal::Closed))
+    }
+
+    /// Files from the oldest needed one to the head's.
+    fn used_files(&self) -> u64 {
+        (self.space.file_number() + 1).saturating_sub(self.files.first_needed())
     }
 
     fn wake_writer(&mut self) {

@@ -74,13 +74,17 @@ pub async fn recover<I: Io>(
         sequence: 0,
         highest: 0,
         unproven: VecDeque::new(),
+        ends: Vec::new(),
     };
     let head = match (numbers.first(), numbers.last()) {
         (Some(first), Some(last)) => scan.run(*first, *last, replay).await?,
         _ => Head { number: 0, address: 0 },
     };
     scan.write_unproven_again().await?;
-    let Scan { journal_id, sequence, highest, .. } = scan;
+    let Scan { journal_id, sequence, highest, ends, .. } = scan;
+    for (number, end) in ends {
+        files.left(number, end);
+    }
     for file in files.all() {
         let what = || "flush the journal's files".to_string();
         file.sync().await.map_err(|error| OpenError::Io { what: what(), error })?;
@@ -242,6 +246,8 @@ struct Scan<'a, F> {
     highest: u64,
     /// Accepted groups that no accepted group says to be durable.
     unproven: VecDeque<GroupHeader>,
+    /// Files that were left for the next one, and where their groups end.
+    ends: Vec<(u64, u64)>,
 }
 
 /// What stands at an address.
@@ -292,6 +298,7 @@ impl<F: File> Scan<'_, F> {
                 self.check_nothing_lost(end, number + 1..=last).await?;
                 return Ok(Head { number, address });
             }
+            self.ends.push((number, address));
             number += 1;
             address = number * self.settings.file_bytes;
         }

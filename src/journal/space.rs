@@ -4,14 +4,14 @@
 //!
 //! Invariants
 //!   S1  A group is placed only into allocated bytes of one file.
-//!   S2  Appenders get room in the order in which they asked.
+//!   S2  Appenders of records get room in the order in which they asked.
 //!   S3  Records leave the end of the last file to management.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use super::group::bytes_alone;
-use super::{Inner, Refusal, State};
+use super::{Inner, Refusal, Settings, State};
 use crate::io::Io;
 
 /// Kept from records at the end of the last file, unless that is small: some thousand groups.
@@ -106,6 +106,8 @@ impl<I: Io> Turn<'_, I> {
             return Poll::Ready(Err(state.space.why_not(bytes)));
         }
         let is_first = match self.ticket {
+            // What empties the journal does not wait for those who wait for it to be empty.
+            _ if self.purpose == Purpose::Management => true,
             Some(ticket) => state.room_queue.front().is_some_and(|(first, _)| *first == ticket),
             None => state.room_queue.is_empty(),
         };
@@ -114,21 +116,29 @@ impl<I: Io> Turn<'_, I> {
             let waits_for_disk =
                 state.pending_bytes > 0 && state.pending_bytes + bytes > pending_max;
             if !waits_for_disk {
-                let bytes_max = self.inner.settings.bytes_max;
-                if self.purpose == Purpose::Records && state.is_reserved(bytes, bytes_max) {
-                    return Poll::Ready(Err(Refusal::Full { bytes_max }));
-                }
-                if state.has_place(body, self.inner.settings.group_bytes_max) {
+                let settings = &self.inner.settings;
+                let is_reserved =
+                    self.purpose == Purpose::Records && state.is_reserved(bytes, settings);
+                if !is_reserved && state.has_place(body, settings.group_bytes_max) {
                     return Poll::Ready(Ok(()));
                 }
-                if let Some(refusal) = &state.space.refusal {
-                    return Poll::Ready(Err(refusal.clone()));
+                let full = Refusal::Full { bytes_max: settings.bytes_max };
+                let refusal = if is_reserved { Some(&full) } else { state.space.refusal.as_ref() };
+                match refusal {
+                    // A file will be free soon (J8).
+                    Some(Refusal::Full { .. }) if state.draining => {}
+                    Some(refusal) => return Poll::Ready(Err(refusal.clone())),
+                    None => {
+                        state.space.wanted = state.space.wanted.max(bytes);
+                        state.wake_preparer();
+                    }
                 }
-                state.space.wanted = state.space.wanted.max(bytes);
-                state.wake_preparer();
             }
         }
-        self.wait(&mut state, context.waker());
+        match self.purpose {
+            Purpose::Management => state.watch(context.waker()),
+            Purpose::Records => self.wait(&mut state, context.waker()),
+        }
         Poll::Pending
     }
 
@@ -169,12 +179,12 @@ impl<I: Io> State<I> {
     }
 
     /// Whether a group of `bytes` would reach into what is kept from records.
-    fn is_reserved(&self, bytes: usize, bytes_max: u64) -> bool {
+    fn is_reserved(&self, bytes: usize, settings: &Settings) -> bool {
         let file_bytes = self.space.file_bytes;
-        let goes_on = self.space.next_allocated.is_some()
-            || self.files.goes_on_after(self.space.file_number(), bytes_max / file_bytes);
-        if goes_on {
-            return false;
+        let most = settings.bytes_max.saturating_sub(settings.kept_bytes) / file_bytes;
+        let used = self.used_files();
+        if used != most.max(1) {
+            return used > most;
         }
         let filling = self.filling.as_ref().map_or(0, |filling| filling.bytes());
         let end = self.space.head + (filling + bytes) as u64;

@@ -16,6 +16,7 @@ fn settings(directory: &Path) -> Settings {
         directory: directory.join("core-0"),
         file_bytes: 4 << 20,
         bytes_max: 16 << 20,
+        kept_bytes: 0,
         group_bytes_max: 256 << 10,
         pending_bytes_max: 1 << 20,
         tail_bytes_max: 1 << 20,

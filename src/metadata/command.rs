@@ -41,6 +41,8 @@ pub enum Command {
     ProducerIdsReserved { next: i64 },
     /// The node started: it leads its partitions in `epoch` from here on.
     LeaderEpochOpened { epoch: i32 },
+    /// Topic numbers below `next` may have been given out.
+    TopicNumbersGiven { next: u32 },
 }
 
 /// A setting set, or with `None` returned to its default.

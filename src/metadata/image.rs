@@ -95,6 +95,34 @@ impl Image {
         self.leader_epoch
     }
 
+    /// Commands that make this image of an empty one, and of any older one that lacks nothing but
+    /// what they bring.
+    pub fn commands(&self) -> Vec<Command> {
+        let changes = |configs: &OrdMap<String, String>| -> Vec<ConfigChange> {
+            let change = |(name, value): (&String, &String)| ConfigChange {
+                name: name.clone(),
+                value: Some(value.clone()),
+            };
+            configs.iter().map(change).collect()
+        };
+        let mut commands = vec![
+            Command::ClusterCreated { cluster_id: self.cluster_id.to_string() },
+            Command::BrokerConfigChanged { changes: changes(&self.broker_configs) },
+            Command::ProducerIdsReserved { next: self.next_producer_id },
+            Command::LeaderEpochOpened { epoch: self.leader_epoch },
+            Command::TopicNumbersGiven { next: self.next_topic_number },
+        ];
+        commands.extend(self.topics().map(|topic| Command::TopicCreated {
+            name: topic.name.to_string(),
+            id: topic.id,
+            number: topic.number.0,
+            partitions: topic.partitions,
+            configs:
+                topic.configs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        }));
+        commands
+    }
+
     /// Applies one decided command.
     pub fn apply(&mut self, command: &Command) {
         match command {
@@ -128,6 +156,9 @@ impl Image {
             }
             Command::LeaderEpochOpened { epoch } => {
                 self.leader_epoch = self.leader_epoch.max(*epoch);
+            }
+            Command::TopicNumbersGiven { next } => {
+                self.next_topic_number = self.next_topic_number.max(*next);
             }
         }
     }
@@ -249,6 +280,33 @@ mod tests {
         assert!(topic.partition(4).is_some());
         assert!(topic.partition(5).is_none());
         assert!(topic.partition(-1).is_none());
+    }
+
+    #[test]
+    fn an_image_is_made_again_by_its_own_commands() {
+        let mut image = Image::default();
+        let change =
+            |value: &str| vec![ConfigChange { name: "x".into(), value: Some(value.to_string()) }];
+        for command in [
+            Command::ClusterCreated { cluster_id: "c".into() },
+            created("a", 0),
+            created("b", 1),
+            Command::PartitionsAdded { number: 0, partitions: 7 },
+            Command::TopicConfigChanged { number: 0, changes: change("1") },
+            Command::BrokerConfigChanged { changes: change("2") },
+            created("c", 2),
+            Command::TopicDeleted { number: 2 },
+            Command::ProducerIdsReserved { next: 3000 },
+            Command::LeaderEpochOpened { epoch: 4 },
+        ] {
+            image.apply(&command);
+        }
+        let mut again = Image::default();
+        image.commands().iter().for_each(|command| again.apply(command));
+        again.check();
+        assert_eq!(again.commands(), image.commands());
+        assert_eq!(again.next_topic_number(), 3, "a deleted topic's number is not given again");
+        assert_eq!(again.topic("a"), image.topic("a"));
     }
 
     #[test]

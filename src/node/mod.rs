@@ -27,7 +27,7 @@ use crate::dispatch::{Dispatch, Lanes, LanesEnd, lanes};
 use crate::handler::{Handlers, Identity, port_offset};
 use crate::io::mailbox::{Sender, oneshot};
 use crate::io::{Io, Listener};
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::metadata::Command;
 use crate::partition::{Owner, Recovered, Shared, recover};
 use crate::wire::error::ErrorCode;
@@ -111,7 +111,7 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
         return Err(BootFailed(why));
     }
     let start = async |mut recovered: Recovered<I>| {
-        recovered.forget_unknown(&shared.image());
+        recovered.forget_unknown(&shared.image()).map_err(BootFailed)?;
         let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
         if owner.core() == CoreId::FIRST {
             open_epoch(&owner)
@@ -152,7 +152,7 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
         listeners.push(Rc::new(listen(&io, own_address(address, io.core())?)?));
     }
     let bounds = Bounds::new(shared.config());
-    let journal = dispatch.local().journal().clone();
+    let owner = dispatch.local().clone();
     let handlers = Handlers::new(dispatch, identity);
     let budget_bytes = setup.memory_bytes / 4;
     let connections =
@@ -164,12 +164,12 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     // A dropped sender asks for the end as well.
     let _ = stop.await;
     listeners.iter().for_each(|listener| listener.close());
-    end(&io, &connections, &journal).await;
+    end(&io, &connections, &owner).await;
     Ok(())
 }
 
 /// Answers what is in flight and closes the journal (K2).
-async fn end<I: Io>(io: &I, connections: &Connections<I>, journal: &Journal<I>) {
+async fn end<I: Io>(io: &I, connections: &Connections<I>, owner: &Owner<I>) {
     connections.drain();
     let until_gone = async |most: Duration| {
         let deadline = io.now() + most;
@@ -178,7 +178,10 @@ async fn end<I: Io>(io: &I, connections: &Connections<I>, journal: &Journal<I>) 
         }
     };
     until_gone(limits::DRAIN_TIME).await;
-    journal.close().await;
+    let stopped = std::pin::pin!(owner.stop_storage());
+    let patience = std::pin::pin!(io.sleep(limits::DRAIN_REST_TIME));
+    futures_util::future::select(stopped, patience).await;
+    owner.journal().close().await;
     // What waited for a slow disk is durable only now.
     until_gone(limits::DRAIN_REST_TIME).await;
 }

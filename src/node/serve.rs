@@ -20,8 +20,11 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a port may take to become free.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const BOOT_PAUSE: Duration = Duration::from_micros(500);
-/// Files that a core's journal needs at least: one filling, one ready, one to give back.
-const JOURNAL_FILES_MIN: u64 = 3;
+/// Files that a core's journal needs at least: one filling, one ready, one to give back, one kept
+/// for the entries by which that is done.
+const JOURNAL_FILES_MIN: u64 = 4;
+/// The share of the journal that records leave to draining.
+const KEPT_SHARE: u64 = 4;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// Runs the node until SIGTERM or SIGINT; an error is one sentence for the operator.
@@ -197,6 +200,7 @@ fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> 
         directory: directory.core(core),
         file_bytes: (file_bytes / block * block).max(block),
         bytes_max,
+        kept_bytes: bytes_max / KEPT_SHARE,
         group_bytes_max: GROUP_BYTES_MAX,
         pending_bytes_max: memory / 16,
         tail_bytes_max: memory / 4,

@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 
-use futures_util::lock::Mutex;
+use futures_util::lock::{Mutex, MutexGuard};
 
 use super::Owner;
 use crate::base::ids::{CoreId, Offset, PartitionId};
@@ -24,6 +24,13 @@ pub struct Controller {
     turn: Mutex<()>,
 }
 
+impl Controller {
+    /// Waits until nobody changes the metadata; nobody does while the guard lives.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+}
+
 impl<I: Io> Owner<I> {
     /// Asks `decide` for the commands of a change, given the newest image, and makes them last.
     /// `decide` also gives what is returned to the caller.
@@ -32,7 +39,7 @@ impl<I: Io> Owner<I> {
         decide: impl FnOnce(&Image) -> (Vec<Command>, R),
     ) -> Result<R, ErrorCode> {
         assert_eq!(self.core(), CoreId::FIRST, "core 0 writes the metadata");
-        let _turn = self.controller().turn.lock().await;
+        let _turn = self.controller().turn().await;
         let mut image = Image::clone(&self.image());
         let (commands, outcome) = decide(&image);
         if commands.is_empty() {

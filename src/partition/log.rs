@@ -1,26 +1,31 @@
 //! One partition's state in memory: its offsets, where its batches lie, its producers, and who
 //! waits for more.
 //!
-//!     log start        high watermark        next offset
-//!        | settled, served  |  not settled yet   |
-//!        |==== extent ====|==== extent ====|= extent =|      one extent an appended entry
+//!     log start                          high watermark        next offset
+//!        |            settled, served         |  not settled yet   |
+//!        |=== segment ===|=== segment ===|= extent =|= extent =|== extent ==|
+//!              cold: files of its own      hot: in the journal, one extent an appended entry
 //!
 //! Lives on: the partition's core. A partition that was never written to has none of this.
 //!
 //! Invariants
 //!   L1  log start <= high watermark <= next offset.
 //!   L2  Extents are dense: each begins where the one before it ends, the last ends at the next
-//!       offset; only those wholly below the log start are dropped.
+//!       offset; only those wholly below the log start, or in the segments, are dropped.
 //!   L3  The high watermark is always the end of an extent or the log start, and never moves back.
 //!   L4  Epochs never go back, and each begins at or after the one before it.
+//!   L5  Segments ascend, and end at or before the first extent; those below the log start are kept
+//!       until their files are removed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::checkpoint::Checkpoint;
 use super::watch::FetchWatch;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::journal::Location;
 use crate::producer::Producers;
+use crate::segment::Segment;
 
 /// Where one appended entry lies: whole batches, back to back, in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +45,49 @@ pub struct EpochStart {
     pub start: Offset,
 }
 
+/// Where settled records lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Cold(Segment),
+    Hot(Extent),
+}
+
+impl Place {
+    pub fn max_timestamp(self) -> i64 {
+        match self {
+            Place::Cold(segment) => segment.max_timestamp,
+            Place::Hot(extent) => extent.max_timestamp,
+        }
+    }
+}
+
+/// What recovery found of a partition.
+#[derive(Default)]
+pub struct Found {
+    /// The last checkpoint and its address in the journal.
+    pub checkpoint: Option<(u64, Checkpoint)>,
+    pub log_start: Offset,
+    /// In the order of their offsets, not overlapping.
+    pub extents: VecDeque<Extent>,
+    pub epochs: Vec<EpochStart>,
+    pub producers: Producers,
+}
+
 /// See the module's documentation.
 pub struct PartitionLog {
     id: PartitionId,
     log_start: Offset,
     high_watermark: Offset,
     next: Offset,
+    /// Of the extents.
     bytes: u64,
+    segments: Vec<Segment>,
     extents: VecDeque<Extent>,
     epochs: Vec<EpochStart>,
+    /// The journal address of the last checkpoint.
+    checkpointed: Option<u64>,
+    /// How often something was moved or removed: whoever reads meanwhile looks again.
+    moves: u64,
     watches: Vec<Arc<FetchWatch>>,
     pub producers: Producers,
 }
@@ -61,8 +100,11 @@ impl PartitionLog {
             high_watermark: 0,
             next: 0,
             bytes: 0,
+            segments: Vec::new(),
             extents: VecDeque::new(),
             epochs: Vec::new(),
+            checkpointed: None,
+            moves: 0,
             watches: Vec::new(),
             producers: Producers::default(),
         }
@@ -87,7 +129,36 @@ impl PartitionLog {
 
     /// Bytes of all batches that are not trimmed.
     pub fn bytes(&self) -> u64 {
+        self.bytes + self.live_segments().map(|segment| segment.bytes).sum::<u64>()
+    }
+
+    /// Those of them that are in the journal.
+    pub fn hot_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The records from here on are in the journal.
+    pub fn hot_start(&self) -> Offset {
+        self.extents.front().map_or(self.next, |first| first.base)
+    }
+
+    /// All files, also those whose records are trimmed.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    fn live_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().filter(|segment| segment.next > self.log_start)
+    }
+
+    /// The first file that holds `offset` or something behind it; `None` if that is in the journal.
+    pub fn segment_from(&self, offset: Offset) -> Option<Segment> {
+        let after = self.segments.partition_point(|segment| segment.next <= offset);
+        self.segments.get(after).copied()
+    }
+
+    pub fn moves(&self) -> u64 {
+        self.moves
     }
 
     /// Takes an entry that the journal has accepted.
@@ -113,6 +184,7 @@ impl PartitionLog {
     pub fn trim(&mut self, log_start: Offset) {
         assert!(log_start <= self.high_watermark, "only settled records are deleted");
         self.log_start = self.log_start.max(log_start);
+        self.moves += 1;
         while let Some(first) = self.extents.front() {
             if first.next > self.log_start {
                 break;
@@ -124,11 +196,107 @@ impl PartitionLog {
         self.epochs.drain(..keep.saturating_sub(1));
     }
 
-    /// Recovery found this log start in the journal; records follow or are there already.
-    pub fn restore_log_start(&mut self, log_start: Offset) {
-        self.next = self.next.max(log_start);
-        self.high_watermark = self.next;
-        self.trim(log_start);
+    /// Takes over what recovery found, or says what contradicts itself.
+    pub fn restore(id: PartitionId, found: Found) -> Result<PartitionLog, String> {
+        let Found { checkpoint, log_start, mut extents, epochs, producers } = found;
+        let (address, checkpoint) = checkpoint.unzip();
+        let checkpoint = checkpoint.unwrap_or_default();
+        let log_start = log_start.max(checkpoint.log_start);
+        // Of what is deleted some may be left in the journal, and some of it not.
+        let mut next = checkpoint.hot_start.max(log_start);
+        extents.retain(|extent| extent.next > next);
+        if let Some(first) = extents.front().filter(|first| first.base < next) {
+            next = first.base.max(checkpoint.hot_start);
+        }
+        for extent in &extents {
+            if extent.base != next {
+                let Extent { base, next: end, location, .. } = extent;
+                return Err(format!(
+                    "the journal contradicts itself at address {}: an entry holds the offsets \
+                     from {base} to before {end} of {id}, where {next} comes next",
+                    location.address
+                ));
+            }
+            next = extent.next;
+        }
+        let mut log = PartitionLog::new(id);
+        log.bytes = extents.iter().map(|extent| u64::from(extent.location.length)).sum();
+        log.segments = checkpoint.segments();
+        log.extents = extents;
+        log.epochs = epochs;
+        log.producers = producers;
+        log.checkpointed = address;
+        // Whatever recovery accepts is durable.
+        log.next = next;
+        log.high_watermark = log.next;
+        log.trim(log_start);
+        Ok(log)
+    }
+
+    /// The extent that begins at `base`.
+    pub fn extent(&self, base: Offset) -> Option<Extent> {
+        let at = self.extents.partition_point(|extent| extent.base < base);
+        self.extents.get(at).filter(|extent| extent.base == base).copied()
+    }
+
+    /// The extents that begin at or before `base`, oldest first.
+    pub fn extents_through(&self, base: Offset) -> Vec<Extent> {
+        self.extents.iter().take_while(|extent| extent.base <= base).copied().collect()
+    }
+
+    /// An extent's bytes stand elsewhere in the journal now.
+    pub fn relocate(&mut self, base: Offset, location: Location) {
+        let at = self.extents.partition_point(|extent| extent.base < base);
+        if let Some(extent) = self.extents.get_mut(at).filter(|extent| extent.base == base) {
+            extent.location = location;
+            self.moves += 1;
+        }
+    }
+
+    /// What lies before `hot_start` is in `segments` now.
+    pub fn drained(&mut self, segments: Vec<Segment>, hot_start: Offset) {
+        self.segments = segments;
+        self.moves += 1;
+        while let Some(first) = self.extents.front().filter(|first| first.next <= hot_start) {
+            self.bytes -= u64::from(first.location.length);
+            self.extents.pop_front();
+        }
+    }
+
+    /// The state with these segments and this beginning of what is in the journal.
+    pub fn checkpoint(&self, segments: &[Segment], hot_start: Offset) -> Checkpoint {
+        let hot_start = hot_start.max(self.hot_start());
+        Checkpoint::new((self.log_start, hot_start), segments, &self.epochs, &self.producers)
+    }
+
+    /// A checkpoint stands in the journal at `address`.
+    pub fn checkpointed_at(&mut self, address: u64) {
+        self.checkpointed = Some(address);
+    }
+
+    /// Whether the last checkpoint, if there is one, stands below `address`.
+    pub fn is_checkpointed_before(&self, address: u64) -> bool {
+        self.checkpointed.is_none_or(|checkpointed| checkpointed < address)
+    }
+
+    /// The segments wholly below the log start, whose files are to be removed.
+    pub fn dead_segments(&self) -> Vec<Segment> {
+        let dead = self.segments.iter().take_while(|segment| segment.next <= self.log_start);
+        dead.copied().collect()
+    }
+
+    /// A dead segment's files are gone.
+    pub fn forget_segment(&mut self, base: Offset) {
+        self.segments.retain(|segment| segment.base != base);
+        self.moves += 1;
+    }
+
+    /// What could be deleted piece by piece, oldest first: one past its last offset, its bytes, its
+    /// greatest timestamp.
+    pub fn pieces(&self) -> impl Iterator<Item = (Offset, u64, i64)> {
+        let cold = self.live_segments().map(|cold| (cold.next, cold.bytes, cold.max_timestamp));
+        let hot = self.settled_extents();
+        cold.chain(hot.map(|hot| (hot.next, u64::from(hot.location.length), hot.max_timestamp)))
     }
 
     /// The settled extents from the one that holds `from` on, until they hold `bytes_max`; at
@@ -149,23 +317,26 @@ impl PartitionLog {
 
     /// Bytes a fetch at `from` could get now, counted up to `enough`.
     pub fn bytes_available(&self, from: Offset, enough: usize) -> usize {
+        if self.segment_from(from).is_some() {
+            return enough;
+        }
         self.extents_from(from, enough).iter().map(|extent| extent.location.length as usize).sum()
     }
 
-    /// The first settled extent whose greatest timestamp is at least `timestamp`.
-    pub fn extent_at_timestamp(&self, timestamp: i64) -> Option<Extent> {
-        self.settled_extents().find(|extent| extent.max_timestamp >= timestamp).copied()
+    /// The first place whose greatest timestamp is at least `timestamp`.
+    pub fn place_at_timestamp(&self, timestamp: i64) -> Option<Place> {
+        let cold = self.live_segments().find(|segment| segment.max_timestamp >= timestamp);
+        let hot = || self.settled_extents().find(|extent| extent.max_timestamp >= timestamp);
+        cold.map(|segment| Place::Cold(*segment)).or_else(|| hot().map(|hot| Place::Hot(*hot)))
     }
 
-    /// The first of the settled extents that have the greatest timestamp of all.
-    pub fn extent_of_max_timestamp(&self) -> Option<Extent> {
-        let mut best: Option<&Extent> = None;
-        for extent in self.settled_extents() {
-            if best.is_none_or(|best| extent.max_timestamp > best.max_timestamp) {
-                best = Some(extent);
-            }
-        }
-        best.copied()
+    /// The first of the places that have the greatest timestamp of all.
+    pub fn place_of_max_timestamp(&self) -> Option<Place> {
+        let cold = self.live_segments().map(|segment| Place::Cold(*segment));
+        let hot = self.settled_extents().map(|extent| Place::Hot(*extent));
+        cold.chain(hot).reduce(|best, place| {
+            if place.max_timestamp() > best.max_timestamp() { place } else { best }
+        })
     }
 
     fn settled_extents(&self) -> impl Iterator<Item = &Extent> {
@@ -206,12 +377,7 @@ impl PartitionLog {
         }
     }
 
-    /// The lowest journal address that this partition still needs.
-    pub fn lowest_address(&self) -> Option<u64> {
-        self.extents.front().map(|extent| extent.location.address)
-    }
-
-    /// Panics unless L1 to L4 hold.
+    /// Panics unless L1 to L5 hold.
     pub fn check(&self) {
         assert!(self.log_start <= self.high_watermark && self.high_watermark <= self.next);
         for (one, two) in self.extents.iter().zip(self.extents.iter().skip(1)) {
@@ -223,8 +389,61 @@ impl PartitionLog {
         if let Some(first) = self.extents.front() {
             assert!(first.next > self.log_start);
         }
+        for (one, two) in self.segments.iter().zip(self.segments.iter().skip(1)) {
+            assert!(one.next <= two.base);
+        }
+        assert!(self.segments.last().is_none_or(|last| last.next <= self.hot_start()));
         for (one, two) in self.epochs.iter().zip(self.epochs.iter().skip(1)) {
             assert!(one.epoch < two.epoch && one.start <= two.start);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::TopicNumber;
+
+    const ID: PartitionId = PartitionId { topic: TopicNumber(1), index: 0 };
+
+    fn extent(base: Offset, next: Offset) -> Extent {
+        Extent { base, next, location: Location { address: 7, length: 100 }, max_timestamp: 0 }
+    }
+
+    fn found(hot_start: Offset, log_start: Offset, extents: &[(Offset, Offset)]) -> Found {
+        let log = PartitionLog::new(ID);
+        let checkpoint = Checkpoint::new((0, hot_start), &log.segments, &[], &log.producers);
+        let extents = extents.iter().map(|(base, next)| extent(*base, *next)).collect();
+        Found { checkpoint: Some((0, checkpoint)), log_start, extents, ..Found::default() }
+    }
+
+    fn bounds(found: Found) -> Result<(Offset, Offset, Offset), String> {
+        let log = PartitionLog::restore(ID, found)?;
+        log.check();
+        Ok((log.log_start(), log.hot_start(), log.next()))
+    }
+
+    #[test]
+    fn what_is_in_segments_is_not_taken_from_the_journal_as_well() {
+        assert_eq!(bounds(found(20, 0, &[(0, 10), (10, 20), (20, 30)])), Ok((0, 20, 30)));
+        assert_eq!(bounds(found(20, 0, &[(0, 10)])), Ok((0, 20, 20)));
+        assert_eq!(bounds(found(20, 5, &[])), Ok((5, 20, 20)));
+    }
+
+    #[test]
+    fn a_hole_in_what_counts_is_a_contradiction() {
+        for holes in [&[(10, 20)][..], &[(0, 10), (20, 30)], &[(0, 10), (10, 20), (21, 30)]] {
+            let why = bounds(found(0, 0, holes)).expect_err("a hole");
+            assert!(why.contains("contradicts itself"), "{why}");
+        }
+    }
+
+    /// Simulator, seed 10001 and after: a file with deleted records was used again, an older record
+    /// that had been carried on was still in a newer one, and the node did not start.
+    #[test]
+    fn deleted_records_may_be_left_in_the_journal_with_holes() {
+        assert_eq!(bounds(found(0, 68, &[(0, 47), (68, 71)])), Ok((68, 68, 71)));
+        assert_eq!(bounds(found(0, 70, &[(0, 47), (68, 71), (71, 80)])), Ok((70, 68, 80)));
+        assert_eq!(bounds(found(0, 68, &[(0, 47)])), Ok((68, 68, 68)));
     }
 }

@@ -1,7 +1,9 @@
 //! The owner: one core's partitions, and everything that may happen to them.
 //!
 //!     produce ─► admit (check, stamp, journal) ─► settle (flushed) ─► answer, wake the fetches
-//!     fetch   ─► plan (extents) ─► journal tail or disk ─► bytes by reference
+//!     fetch   ─► plan ─► journal's memory, journal's files or segments ─► bytes by reference
+//!     drain   ─► the oldest journal file's records ─► segments, or ahead in the journal
+//!     cleanup ─► what retention and deletion leave behind
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -15,8 +17,11 @@
 //!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
 
 mod append;
+mod checkpoint;
+mod cleanup;
 mod controller;
 mod coordinator;
+mod drain;
 mod log;
 mod offsets;
 mod read;
@@ -30,14 +35,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
+
+use futures_util::lock::Mutex;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
 use crate::io::Io;
 use crate::journal::Journal;
 use crate::metadata::Image;
+use crate::segment::Store;
 
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
+pub use checkpoint::Checkpoint;
 pub use controller::Controller;
 pub use log::{Extent, PartitionLog};
 pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
@@ -60,6 +70,16 @@ pub struct Owner<I: Io> {
     settling: settle::Settling,
     controller: Controller,
     coordinator: coordinator::Coordinator,
+    store: Store<I>,
+    /// Taken by whoever changes the segments.
+    storage_turn: Mutex<()>,
+    /// Nothing more is drained or cleaned up.
+    stopping: Cell<bool>,
+    /// Bytes of records that drains have carried on in the journal.
+    carried_bytes: Cell<u64>,
+    /// Deleted topics whose files are to be removed, and the task that does it.
+    doomed: RefCell<Vec<TopicNumber>>,
+    cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
 }
@@ -68,6 +88,8 @@ impl<I: Io> Owner<I> {
     /// Takes over what recovery found and starts the task that settles what is flushed.
     pub fn start(io: I, arena: Arena, shared: Arc<Shared>, recovered: Recovered<I>) -> Rc<Self> {
         let group_settings = shared.group_settings();
+        let directory = recovered.journal.directory().join("segments");
+        let store = Store::new(io.clone(), arena.clone(), directory);
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -77,9 +99,17 @@ impl<I: Io> Owner<I> {
             settling: settle::Settling::new(),
             controller: Controller::default(),
             coordinator: coordinator::Coordinator::new(group_settings),
+            store,
+            storage_turn: Mutex::new(()),
+            stopping: Cell::new(false),
+            carried_bytes: Cell::new(recovered.carried_bytes),
+            doomed: RefCell::default(),
+            cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
         });
         io.spawn("settle", settle::run(owner.clone()));
+        io.spawn("drain", drain::run(owner.clone()));
+        io.spawn("cleanup", cleanup::run(owner.clone()));
         owner
     }
 
@@ -142,8 +172,7 @@ impl<I: Io> Owner<I> {
         self.shared.image().leader_epoch()
     }
 
-    /// Drops the partitions of a deleted topic; their records are dead weight in the journal
-    /// until its files are released.
+    /// Drops the partitions of a deleted topic, and has their files removed.
     pub fn forget_topic(&self, number: TopicNumber) {
         self.logs.borrow_mut().retain(|id, log| {
             let keep = id.topic != number;
@@ -152,6 +181,13 @@ impl<I: Io> Owner<I> {
             }
             keep
         });
+        self.doom(number);
+    }
+
+    /// Lets a drain or clean-up that is under way come to a whole state, and starts no other.
+    pub async fn stop_storage(&self) {
+        self.stopping.set(true);
+        drop(self.storage_turn.lock().await);
     }
 
     /// Bytes per partition of this core, for DescribeLogDirs.

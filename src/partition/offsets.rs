@@ -1,10 +1,12 @@
 //! Looking offsets up: by position, by timestamp, by leader epoch.
 
+use super::log::Place;
 use super::read::check_epoch;
-use super::{Extent, Owner};
+use super::{Extent, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
 use crate::io::Io;
+use crate::segment::{Segment, SegmentId};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, HEADER_BYTES, Records};
 
@@ -54,6 +56,38 @@ pub struct EpochEnd {
     pub end: Offset,
 }
 
+/// Bytes of a segment that are looked at in one piece.
+const LOOK_BYTES: usize = 128 << 10;
+
+/// The first record of at least `timestamp` that is not below the log start.
+fn find_in_batches(
+    bytes: &[u8],
+    timestamp: i64,
+    log_start: Offset,
+) -> std::io::Result<FoundOffset> {
+    let damaged = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    for (header, batch) in records::batches(bytes) {
+        if header.max_timestamp < timestamp {
+            continue;
+        }
+        let codec = header.codec().ok_or_else(|| damaged("an unknown codec".into()))?;
+        let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
+        let inside = records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX)
+            .map_err(|error| damaged(error.to_string()))?;
+        let found = Records::new(&header, &inside)
+            .flatten()
+            .find(|record| record.timestamp >= timestamp && record.offset >= log_start);
+        if let Some(record) = found {
+            return Ok(FoundOffset {
+                offset: record.offset,
+                timestamp: record.timestamp,
+                epoch: header.leader_epoch,
+            });
+        }
+    }
+    Ok(FoundOffset::NONE)
+}
+
 impl<I: Io> Owner<I> {
     /// Answers one partition of ListOffsets.
     pub async fn find_offset(
@@ -73,56 +107,73 @@ impl<I: Io> Owner<I> {
             });
         };
         let plain = |offset| FoundOffset { offset, timestamp: -1, epoch: current };
-        let extent = {
+        let place = {
             let log = log.borrow();
             match at {
                 OffsetAt::Earliest => return Ok(plain(log.log_start())),
                 OffsetAt::Latest => return Ok(plain(log.high_watermark())),
                 OffsetAt::LatestTiered => return Ok(FoundOffset::NONE),
-                OffsetAt::MaxTimestamp => log.extent_of_max_timestamp(),
-                OffsetAt::Timestamp(timestamp) => log.extent_at_timestamp(timestamp),
+                OffsetAt::MaxTimestamp => log.place_of_max_timestamp(),
+                OffsetAt::Timestamp(timestamp) => log.place_at_timestamp(timestamp),
             }
         };
-        let Some(extent) = extent else { return Ok(FoundOffset::NONE) };
-        let log_start = log.borrow().log_start();
+        let Some(place) = place else { return Ok(FoundOffset::NONE) };
         let wanted = match at {
             OffsetAt::Timestamp(timestamp) => timestamp,
-            _ => extent.max_timestamp,
+            _ => place.max_timestamp(),
         };
-        self.find_in_extent(id, &extent, wanted, log_start).await
+        let found = match place {
+            Place::Cold(segment) => self.find_in_segment(&log, &segment, wanted).await,
+            Place::Hot(extent) => self.find_in_extent(&log, &extent, wanted).await,
+        };
+        found.map_err(|error| {
+            tracing::error!("cannot look into {id} for timestamp {wanted}: {error}");
+            match error.kind() {
+                std::io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
+                _ => ErrorCode::KAFKA_STORAGE_ERROR,
+            }
+        })
+    }
+
+    async fn find_in_segment(
+        &self,
+        log: &Log,
+        segment: &Segment,
+        timestamp: i64,
+    ) -> std::io::Result<FoundOffset> {
+        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let Some(mut from) = self.store.look_from(id, segment, timestamp).await? else {
+            return Ok(FoundOffset::NONE);
+        };
+        while from < segment.next {
+            let span = self.store.read(id, segment, from, LOOK_BYTES).await?;
+            let found = find_in_batches(&span.batches, timestamp, log.borrow().log_start())?;
+            if found != FoundOffset::NONE {
+                return Ok(found);
+            }
+            from = span.next;
+        }
+        Ok(FoundOffset::NONE)
     }
 
     async fn find_in_extent(
         &self,
-        id: PartitionId,
+        log: &Log,
         extent: &Extent,
         timestamp: i64,
-        log_start: Offset,
-    ) -> Result<FoundOffset, ErrorCode> {
-        let bytes = self.read_extent(extent).await.map_err(|error| {
-            tracing::error!("cannot look into {id} at offset {}: {error}", extent.base);
-            ErrorCode::KAFKA_STORAGE_ERROR
-        })?;
-        for (header, batch) in records::batches(&bytes) {
-            if header.max_timestamp < timestamp {
-                continue;
+    ) -> std::io::Result<FoundOffset> {
+        let bytes = match self.read_extent(extent).await {
+            Ok(bytes) => bytes,
+            // It was moved meanwhile: what it holds is the same elsewhere.
+            Err(error) => {
+                let from = extent.base.max(log.borrow().log_start());
+                match self.gather(log, from, (0, true)).await? {
+                    pieces if pieces.is_empty() => return Err(error),
+                    pieces => pieces.concat().into(),
+                }
             }
-            let codec = header.codec().ok_or(ErrorCode::CORRUPT_MESSAGE)?;
-            let inside =
-                records::decompress(codec, &batch[HEADER_BYTES..], limits::LOOKUP_BYTES_MAX)
-                    .map_err(|_| ErrorCode::CORRUPT_MESSAGE)?;
-            let found = Records::new(&header, &inside)
-                .flatten()
-                .find(|record| record.timestamp >= timestamp && record.offset >= log_start);
-            if let Some(record) = found {
-                return Ok(FoundOffset {
-                    offset: record.offset,
-                    timestamp: record.timestamp,
-                    epoch: header.leader_epoch,
-                });
-            }
-        }
-        Ok(FoundOffset::NONE)
+        };
+        find_in_batches(&bytes, timestamp, log.borrow().log_start())
     }
 
     /// Answers one partition of OffsetForLeaderEpoch.

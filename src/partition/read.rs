@@ -1,4 +1,4 @@
-//! Fetch on the owner core: which extents, from memory or from the journal's files, as references.
+//! Fetch on the owner core: from segments, from the journal's files or from memory, as references.
 //!
 //! Invariants
 //!   F1  Only whole batches are given, only settled ones, the first one holding the offset asked
@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Extent, FetchWatch, Owner};
+use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::Location;
+use crate::segment::{Segment, SegmentId, Span};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
 
@@ -20,6 +21,15 @@ use crate::wire::records::{self, BatchHeader};
 const GAP_BYTES_MAX: u64 = 16 << 10;
 /// The most that is read from the file in one piece.
 const SPAN_BYTES_MAX: u64 = 1 << 20;
+
+/// How often a read begins again because what it reads was moved.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Where a stretch of records comes from.
+enum Source {
+    Cold(Segment),
+    Hot(Vec<Extent>),
+}
 
 /// What a fetch asks of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,28 +100,29 @@ impl<I: Io> Owner<I> {
     }
 
     async fn read(&self, part: &FetchPart, left: usize, is_first: bool) -> FetchedPart {
-        let found = self.locate(part, left, is_first);
-        let (mut answer, extents) = match found {
+        let (mut answer, log) = match self.locate(part) {
             Ok(found) => found,
             Err(error) => return FetchedPart::failed(error),
         };
-        if extents.is_empty() {
-            return answer;
-        }
         let bytes_max = part.bytes_max.min(left);
-        match self.collect(part.offset, &extents, (bytes_max, is_first)).await {
-            Ok(records) => answer.records = records,
+        let Some(log) = log.filter(|_| bytes_max > 0 || is_first) else { return answer };
+        match self.gather(&log, part.offset, (bytes_max, is_first)).await {
+            Ok(records) => {
+                // More may have settled while this was read.
+                answer.high_watermark = log.borrow().high_watermark();
+                answer.records = records;
+            }
             Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {
                 // The core's budget is spent: an empty answer slows the client down.
             }
+            Err(_) if log.borrow().log_start() > part.offset => {
+                return FetchedPart::failed(ErrorCode::OFFSET_OUT_OF_RANGE);
+            }
             Err(error) => {
-                let first = extents.first().map_or(0, |extent| extent.location.address);
-                let (file, position) = self.journal().file_of(first);
                 tracing::error!(
-                    "cannot read {} from offset {}: {error} (near byte {position} of {})",
+                    "cannot read {} from offset {}: {error}",
                     part.partition,
-                    part.offset,
-                    file.display()
+                    part.offset
                 );
                 answer.error = ErrorCode::KAFKA_STORAGE_ERROR;
             }
@@ -119,37 +130,95 @@ impl<I: Io> Owner<I> {
         answer
     }
 
-    fn locate(
-        &self,
-        part: &FetchPart,
-        left: usize,
-        is_first: bool,
-    ) -> Result<(FetchedPart, Vec<Extent>), ErrorCode> {
+    /// The answer without its records, and where to find them, if there are any.
+    fn locate(&self, part: &FetchPart) -> Result<(FetchedPart, Option<Log>), ErrorCode> {
         let image = self.image();
         let topic = image.topic_by_number(part.partition.topic);
         if topic.is_none_or(|topic| part.partition.index >= topic.partitions) {
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
         check_epoch(part.leader_epoch, image.leader_epoch())?;
-        let (log_start, high_watermark, extents) = match self.log(part.partition) {
-            None => (0, 0, Vec::new()),
-            Some(log) => {
-                let log = log.borrow();
-                let in_range = (log.log_start()..=log.high_watermark()).contains(&part.offset);
-                let bytes_max = part.bytes_max.min(left);
-                let wanted = in_range && (bytes_max > 0 || is_first);
-                let extents =
-                    if wanted { log.extents_from(part.offset, bytes_max) } else { Vec::new() };
-                (log.log_start(), log.high_watermark(), extents)
-            }
-        };
+        let log = self.log(part.partition);
+        let (log_start, high_watermark) = log.as_ref().map_or((0, 0), |log| {
+            let log = log.borrow();
+            (log.log_start(), log.high_watermark())
+        });
         if !(log_start..=high_watermark).contains(&part.offset) {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
-        let extents = if left == 0 && !is_first { Vec::new() } else { extents };
         let answer =
             FetchedPart { error: ErrorCode::NONE, high_watermark, log_start, records: Vec::new() };
-        Ok((answer, extents))
+        Ok((answer, log.filter(|_| part.offset < high_watermark)))
+    }
+
+    /// The batches of a partition from the one that holds `from` on, at most `bytes_max` of them
+    /// but one in any case if `at_least_one`. What is moved meanwhile is looked for again.
+    pub(super) async fn gather(
+        &self,
+        log: &Log,
+        from: Offset,
+        (bytes_max, at_least_one): (usize, bool),
+    ) -> std::io::Result<Vec<Bytes>> {
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        let mut next = from;
+        let mut attempts = 0;
+        loop {
+            if log.borrow().log_start() > next {
+                let gone =
+                    || std::io::Error::new(std::io::ErrorKind::NotFound, "deleted meanwhile");
+                return if pieces.is_empty() { Err(gone()) } else { Ok(pieces) };
+            }
+            let moves = log.borrow().moves();
+            let left = (bytes_max.saturating_sub(bytes), at_least_one && bytes == 0);
+            let found = match log.borrow().segment_from(next) {
+                Some(_) if left.0 == 0 && !left.1 => return Ok(pieces),
+                Some(segment) => Source::Cold(segment),
+                None => Source::Hot(log.borrow().extents_from(next, left.0)),
+            };
+            let outcome = match found {
+                Source::Cold(segment) => self.read_cold(log, &segment, next, left).await,
+                Source::Hot(extents) => {
+                    let read = self.collect(next, &extents, left).await;
+                    read.map(|mut last| {
+                        pieces.append(&mut last);
+                        None
+                    })
+                }
+            };
+            match outcome {
+                Ok(None) => return Ok(pieces),
+                Ok(Some(span)) => {
+                    bytes += span.batches.len();
+                    next = span.next;
+                    if !span.batches.is_empty() {
+                        pieces.push(span.batches);
+                    }
+                }
+                // What there is already is given; the next fetch meets the error first.
+                Err(_) if bytes > 0 => return Ok(pieces),
+                Err(error) if log.borrow().moves() == moves || attempts >= ATTEMPTS_MAX => {
+                    return Err(error);
+                }
+                Err(_) => attempts += 1,
+            }
+        }
+    }
+
+    /// One stretch of a segment; `None` if its first batch is too large for what is left.
+    async fn read_cold(
+        &self,
+        log: &Log,
+        segment: &Segment,
+        from: Offset,
+        (bytes_max, at_least_one): (usize, bool),
+    ) -> std::io::Result<Option<Span>> {
+        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let span = self.store.read(id, segment, from, bytes_max).await?;
+        if span.batches.len() > bytes_max && !at_least_one {
+            return Ok(None);
+        }
+        Ok(Some(span))
     }
 
     /// The batches of `extents` from the one that holds `from` on, at most `bytes_max` of them but
@@ -197,7 +266,8 @@ impl<I: Io> Owner<I> {
         for extent in extents.iter().skip(1) {
             let Location { address, length } = extent.location;
             let extended = address + u64::from(length);
-            let close = address.saturating_sub(end) <= GAP_BYTES_MAX
+            // What was carried on in the journal stands behind what follows it.
+            let close = address.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX)
                 && extended - start <= SPAN_BYTES_MAX
                 && address / file_bytes == start / file_bytes;
             if !close {

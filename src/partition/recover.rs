@@ -1,13 +1,15 @@
 //! Start of a core: the journal's entries become partitions again.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::append::claim_of;
+use super::checkpoint::Checkpoint;
+use super::log::{EpochStart, Found};
 use super::{Extent, Log, PartitionLog};
 use crate::base::buffer::Arena;
-use crate::base::ids::PartitionId;
+use crate::base::ids::{Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::{EntryKind, Journal, OpenError, Replayed, Settings};
 use crate::metadata::{self, Command, Image};
@@ -20,15 +22,23 @@ pub struct Recovered<I: Io> {
     pub logs: HashMap<PartitionId, Log>,
     /// The metadata, in the journal of core 0.
     pub image: Image,
-    /// Why sound groups make no state, if they do not: a newer program's metadata, or entries that
-    /// contradict each other.
+    /// Bytes of records in the journal that were carried on from older files.
+    pub carried_bytes: u64,
+    /// Why sound groups make no state, if they do not: a newer program's metadata.
     pub contradiction: Option<String>,
+    /// Partitions of which entries contradict each other, and how. Those of deleted topics do: old
+    /// files are used again without a word of them.
+    pub broken: BTreeMap<PartitionId, String>,
 }
 
 impl<I: Io> Recovered<I> {
-    /// Forgets the partitions of topics that `image` does not know.
-    pub fn forget_unknown(&mut self, image: &Image) {
-        self.logs.retain(|id, _| image.topic_by_number(id.topic).is_some());
+    /// Forgets the partitions of topics that `image` does not know. The error is what contradicts
+    /// itself in another one.
+    pub fn forget_unknown(&mut self, image: &Image) -> Result<(), String> {
+        let is_known = |id: &PartitionId| image.topic_by_number(id.topic).is_some();
+        self.logs.retain(|id, _| is_known(id));
+        let broken = std::mem::take(&mut self.broken);
+        broken.into_iter().find(|(id, _)| is_known(id)).map_or(Ok(()), |(_, why)| Err(why))
     }
 }
 
@@ -39,21 +49,26 @@ pub async fn recover<I: Io>(
     settings: Settings,
 ) -> Result<Recovered<I>, OpenError> {
     let now = io.wall().0;
-    let mut replay = Replay { logs: HashMap::new(), image: Image::default(), failed: None, now };
+    let mut replay = Replay { now, ..Replay::default() };
     let journal = Journal::open(io, arena, settings, &mut |found| replay.take(&found)).await?;
-    let logs = replay.logs.into_iter().map(|(id, mut log)| {
-        // Whatever recovery accepts is durable.
-        log.settled(log.next(), 0);
-        (id, Rc::new(RefCell::new(log)))
-    });
-    let logs = logs.collect();
-    Ok(Recovered { journal, logs, image: replay.image, contradiction: replay.failed })
+    let Replay { found, image, failed, carried_bytes, mut broken, .. } = replay;
+    let mut logs = HashMap::with_capacity(found.len());
+    for (id, found) in found {
+        match PartitionLog::restore(id, found) {
+            Ok(log) => drop(logs.insert(id, Rc::new(RefCell::new(log)))),
+            Err(why) => drop(broken.entry(id).or_insert(why)),
+        }
+    }
+    Ok(Recovered { journal, logs, image, carried_bytes, contradiction: failed, broken })
 }
 
+#[derive(Default)]
 struct Replay {
-    logs: HashMap<PartitionId, PartitionLog>,
+    found: BTreeMap<PartitionId, Found>,
     image: Image,
+    carried_bytes: u64,
     failed: Option<String>,
+    broken: BTreeMap<PartitionId, String>,
     now: i64,
 }
 
@@ -64,15 +79,24 @@ impl Replay {
         }
         let id = found.entry.partition;
         match found.entry.kind {
-            EntryKind::Batches => self.take_batches(found),
+            EntryKind::Batches | EntryKind::Carried => self.take_batches(found),
             EntryKind::Metadata => match metadata::decode(found.body) {
                 Ok(commands) => self.take_commands(&commands),
                 Err(error) => self.failed = Some(error.to_string()),
             },
             EntryKind::LogStart => {
-                let log = self.logs.entry(id).or_insert_with(|| PartitionLog::new(id));
-                log.restore_log_start(found.entry.base_offset);
+                let log = self.found.entry(id).or_default();
+                log.log_start = log.log_start.max(found.entry.base_offset);
             }
+            EntryKind::Checkpoint => match Checkpoint::decode(found.body) {
+                Ok(checkpoint) => {
+                    let log = self.found.entry(id).or_default();
+                    log.epochs = checkpoint.epochs();
+                    log.producers = checkpoint.producers();
+                    log.checkpoint = Some((found.location.address, checkpoint));
+                }
+                Err(error) => self.failed = Some(format!("{error} ({id})")),
+            },
         }
     }
 
@@ -84,27 +108,52 @@ impl Replay {
 
     fn take_batches(&mut self, found: &Replayed<'_>) {
         let id = found.entry.partition;
-        let log = self.logs.entry(id).or_insert_with(|| PartitionLog::new(id));
+        let log = self.found.entry(id).or_default();
         let base = found.entry.base_offset;
+        let is_new = found.entry.kind == EntryKind::Batches;
         let mut next = base;
         let mut max_timestamp = -1;
-        let expected = log.next();
         for (header, _) in records::batches(found.body) {
-            if header.has_producer() {
+            // What was carried on is older than the checkpoint that came with it.
+            if header.has_producer() && is_new {
                 log.producers.record(&claim_of(&header), header.base_offset, self.now);
             }
             next = header.next_offset();
             max_timestamp = max_timestamp.max(header.max_timestamp);
         }
-        if base != expected || next <= base {
-            let address = found.location.address;
-            self.failed = Some(format!(
-                "the journal contradicts itself at address {address}: an entry holds the offsets \
-                 from {base} to before {next} of {id}, where {expected} comes next"
-            ));
-            return;
+        let epoch = found.entry.epoch;
+        if is_new && log.epochs.last().is_none_or(|last| last.epoch < epoch) {
+            log.epochs.push(EpochStart { epoch, start: base });
+        }
+        if !is_new {
+            self.carried_bytes += u64::from(found.location.length);
         }
         let extent = Extent { base, next, location: found.location, max_timestamp };
-        log.appended(extent, found.entry.epoch);
+        if let Err(clash) = insert(&mut log.extents, extent) {
+            let address = found.location.address;
+            let why = format!(
+                "the journal contradicts itself at address {address}: an entry holds the offsets \
+                 from {base} to before {next} of {id}, where {clash} comes next"
+            );
+            self.broken.entry(id).or_insert(why);
+        }
     }
+}
+
+/// Puts an extent in its place; one that was carried on takes the place of what it was before.
+/// Where it overlaps another one, the offset that it should have begun with is the error.
+fn insert(extents: &mut VecDeque<Extent>, extent: Extent) -> Result<(), Offset> {
+    let at = extents.partition_point(|known| known.base < extent.base);
+    let before = at.checked_sub(1).and_then(|at| extents.get(at));
+    if extent.next <= extent.base || before.is_some_and(|before| before.next > extent.base) {
+        return Err(before.map_or(extent.base, |before| before.next));
+    }
+    match extents.get_mut(at) {
+        Some(known) if known.base == extent.base && known.next == extent.next => *known = extent,
+        Some(known) if known.base < extent.next => {
+            return Err(extents.back().map_or(0, |last| last.next));
+        }
+        _ => extents.insert(at, extent),
+    }
+    Ok(())
 }

@@ -64,6 +64,9 @@ met! {
     topics_deleted,
     prefixes_deleted,
     rebalances,
+    /// Segment files that are there at the end, and journal files that were used again.
+    segments,
+    reused,
 }
 
 #[derive(Default)]

@@ -172,6 +172,9 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
         .try_block_on(judged, world.now() + PATIENCE)
         .unwrap_or_else(|stuck| panic!("the last reader does not end: {stuck}"));
     server.stop(&world);
+    let (segments, reused) = server.files_met();
+    stage.history().met.segments += segments;
+    stage.history().met.reused += reused;
     assert_eq!(world.live_connections(), 0, "seed {seed}: connections outlive the node");
     let met = stage.history().met;
     Outcome { met, fingerprint: world.fingerprint() }

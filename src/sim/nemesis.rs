@@ -33,7 +33,10 @@ pub fn run(world: &World, server: &Server, stage: &Rc<Stage>) {
         server.start();
         match server.await_ready(world) {
             Ok(()) => return,
-            Err(_) => server.crash(Crash::Kill),
+            Err(why) => {
+                println!("the start fails: {why}");
+                server.crash(Crash::Kill);
+            }
         }
     }
     panic!("the node does not start although nothing is wrong with it");

@@ -19,6 +19,9 @@ use crate::partition::Shared;
 
 const PORT: u16 = 9092;
 const MEMORY_BYTES: usize = 16 << 20;
+/// Small, so that old files are drained all the time.
+const JOURNAL_FILE_BYTES: u64 = 256 << 10;
+const JOURNAL_BYTES: u64 = 1 << 20;
 const FLUSH_WITHIN: Duration = Duration::from_millis(20);
 /// A core that says nothing for so long, in virtual time, has not started.
 const BOOT_TIME: Duration = Duration::from_secs(60);
@@ -64,6 +67,17 @@ impl Server {
 
     pub fn disk(&self) -> DiskControl {
         self.node.disk()
+    }
+
+    /// Segment files on the disk, and journal files that were used before.
+    pub fn files_met(&self) -> (u64, u64) {
+        let files = self.disk().files();
+        let segments = files.iter().filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let numbers = files.iter().filter_map(|path| {
+            path.file_name()?.to_str()?.strip_prefix("journal-")?.parse::<u64>().ok()
+        });
+        let most = JOURNAL_BYTES / JOURNAL_FILE_BYTES;
+        (segments.count() as u64, numbers.filter(|number| *number >= most).count() as u64)
     }
 
     pub fn set_clock_skew(&self, millis: i64) {
@@ -115,8 +129,9 @@ impl Server {
     fn journal(&self, core: u16) -> journal::Settings {
         journal::Settings {
             directory: format!("/data/core-{core}").into(),
-            file_bytes: 512 << 10,
-            bytes_max: 64 << 20,
+            file_bytes: JOURNAL_FILE_BYTES,
+            bytes_max: JOURNAL_BYTES,
+            kept_bytes: JOURNAL_FILE_BYTES,
             group_bytes_max: 64 << 10,
             pending_bytes_max: 256 << 10,
             tail_bytes_max: 64 << 10,

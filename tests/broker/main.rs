@@ -18,6 +18,7 @@ mod librdkafka;
 mod per_core;
 mod polls;
 mod program;
+mod segments;
 mod shards;
 mod start;
 mod stop;

@@ -11,7 +11,7 @@ use crate::world::{Broker, fresh};
 const TOOL_MAX: Duration = Duration::from_secs(120);
 
 /// Runs a tool to its end; None if Kafka's jars are not installed.
-fn tool(main: &str, arguments: &[&str]) -> Option<String> {
+pub fn tool(main: &str, arguments: &[&str]) -> Option<String> {
     Some(finish(main, java(main, arguments)?, TOOL_MAX))
 }
 

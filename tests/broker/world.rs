@@ -71,11 +71,6 @@ impl Broker {
         Broker { child: None, address: free_address(), settings, folder: folder() }
     }
 
-    /// Gives a setting another value for the next start.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.push((name.to_string(), value.to_string()));
-    }
-
     /// Where its data is.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")

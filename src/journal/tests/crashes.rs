@@ -14,6 +14,7 @@ fn small(flush: Flush) -> Settings {
         directory: "/data/core-0".into(),
         file_bytes: 256 << 10,
         bytes_max: 1 << 20,
+        kept_bytes: 0,
         group_bytes_max: 32 << 10,
         pending_bytes_max: 64 << 10,
         tail_bytes_max: 32 << 10,

@@ -18,8 +18,8 @@ pub struct Summary {
     pub batches: u32,
     pub records: i64,
     pub largest_batch_bytes: usize,
-    /// The records' least and greatest timestamps, -1 for none; of a compressed batch, whose records
-    /// are not looked at, the greatest that its header names.
+    /// The records' least and greatest timestamps, -1 for none; of a compressed batch, whose
+    /// records are not looked at, the greatest that its header names.
     pub min_timestamp: i64,
     pub max_timestamp: i64,
     /// Whether any batch carries a producer id.

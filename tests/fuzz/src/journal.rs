@@ -156,6 +156,7 @@ fn settings() -> Settings {
         directory: DIRECTORY.into(),
         file_bytes: 64 << 10,
         bytes_max: 256 << 10,
+        kept_bytes: 0,
         group_bytes_max: 16 << 10,
         pending_bytes_max: 64 << 10,
         tail_bytes_max: 64 << 10,

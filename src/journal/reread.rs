@@ -1,0 +1,93 @@
+//! Reading a file that the head has left, from its first group to its last: for draining it.
+//!
+//! Invariants
+//!   E1  Every group is checked again; the walk ends where the head left the file, or fails.
+//!   E2  Bodies are copies: they hold no memory of the core's arena.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::layout::{Entry, GroupHeader, HEADER_BYTES};
+use super::window::Window;
+use super::{Inner, Location, files};
+use crate::io::Io;
+
+/// An entry with its body, read again.
+#[derive(Clone, Debug)]
+pub struct Reread {
+    pub entry: Entry,
+    pub location: Location,
+    pub body: Bytes,
+}
+
+/// The walk over one file.
+pub struct Rereading<I: Io> {
+    inner: Rc<Inner<I>>,
+    number: u64,
+    address: u64,
+    end: u64,
+    window: Window,
+}
+
+/// The oldest file that holds something needed, if the head has left it.
+pub fn oldest<I: Io>(inner: &Rc<Inner<I>>) -> Option<Rereading<I>> {
+    let (number, end) = {
+        let state = inner.state.borrow();
+        // Its last groups may still be on their way to the disk.
+        state.files.oldest_left().filter(|(_, end)| *end <= state.written.end)?
+    };
+    let address = number * inner.settings.file_bytes;
+    Some(Rereading { inner: inner.clone(), number, address, end, window: Window::default() })
+}
+
+impl<I: Io> Rereading<I> {
+    /// Everything in the file lies below this address.
+    pub fn file_end(&self) -> u64 {
+        (self.number + 1) * self.inner.settings.file_bytes
+    }
+
+    /// The entries of the next group; `None` after the last one.
+    pub async fn next(&mut self) -> io::Result<Option<Vec<Reread>>> {
+        if self.address >= self.end {
+            return Ok(None);
+        }
+        let outcome = self.read_group().await;
+        outcome.map(Some).map_err(|error| {
+            let path = files::path(&self.inner.settings.directory, self.number);
+            let position = self.address % self.inner.settings.file_bytes;
+            let what = format!("{error} (byte {position} of {})", path.display());
+            io::Error::new(error.kind(), what)
+        })
+    }
+
+    async fn read_group(&mut self) -> io::Result<Vec<Reread>> {
+        let damaged = |flaw: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("a commit group is damaged: {flaw}"))
+        };
+        let (file, journal_id) = {
+            let state = self.inner.state.borrow();
+            (state.files.get(self.number), state.journal_id)
+        };
+        let file = file.ok_or_else(|| io::Error::other("the file is not open any more"))?;
+        let position = self.address % self.inner.settings.file_bytes;
+        let start = self.window.bytes(&*file, self.number, position, HEADER_BYTES).await?;
+        let header = GroupHeader::read(start).map_err(|flaw| damaged(&flaw))?;
+        if header.address != self.address || header.journal_id != journal_id {
+            return Err(damaged(&"it is another one"));
+        }
+        let length = header.length as usize;
+        let group = self.window.bytes(&*file, self.number, position, length).await?;
+        header.check(group).map_err(|flaw| damaged(&flaw))?;
+        let mut found = Vec::with_capacity(header.entries as usize);
+        for entry in header.entries(group) {
+            let (entry, place, body) = entry.map_err(|flaw| damaged(&flaw))?;
+            let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+            let location = Location { address: self.address + u64::from(place), length };
+            found.push(Reread { entry, location, body: Bytes::copy_from_slice(body) });
+        }
+        self.address += u64::from(header.length);
+        Ok(found)
+    }
+}

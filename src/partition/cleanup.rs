@@ -1,0 +1,153 @@
+//! Retention and removal: what a topic keeps no longer, and the files of what is gone.
+//!
+//! Lives on: every core, one task.
+//!
+//! Invariants
+//!   N1  A record is deleted only when the log start beyond it is durable, its file after that.
+//!   N2  Whole pieces go, oldest first: segments, and entries of the journal. A partition keeps at
+//!       least `retention.bytes`, and everything with a record younger than `retention.ms`.
+//!   N3  A topic's folder is removed only when no image knows the topic any more.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::{Log, Owner};
+use crate::base::ids::{Offset, PartitionId, TopicNumber};
+use crate::config::TopicConfig;
+use crate::io::Io;
+use crate::segment::SegmentId;
+
+/// Partitions that are looked at before others have a turn.
+const SLICE: usize = 256;
+
+/// Looks at every partition each `log.retention.check.interval.ms`, and removes deleted topics.
+pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
+    owner.doom_unknown_topics();
+    let config = owner.shared.config();
+    let millis = u64::try_from(config.int("log.retention.check.interval.ms")).unwrap_or(u64::MAX);
+    let interval = Duration::from_millis(millis);
+    let mut due = owner.io.now() + interval;
+    while !owner.stopping.get() && !owner.journal.is_closed() {
+        owner.remove_doomed().await;
+        if owner.io.now() >= due {
+            owner.clean_all().await;
+            due = owner.io.now() + interval;
+        }
+        let sleep = std::pin::pin!(owner.io.sleep_until(due));
+        futures_util::future::select(std::pin::pin!(owner.more_doomed()), sleep).await;
+    }
+}
+
+impl<I: Io> Owner<I> {
+    /// Returns when there is something to remove, or the core ends.
+    async fn more_doomed(&self) {
+        poll_fn(|context| {
+            if !self.doomed.borrow().is_empty() || self.journal.is_closed() {
+                return Poll::Ready(());
+            }
+            *self.cleaner.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Has a deleted topic's files removed.
+    pub(super) fn doom(&self, topic: TopicNumber) {
+        self.doomed.borrow_mut().push(topic);
+        if let Some(waker) = self.cleaner.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Folders that a crash has left of deleted topics.
+    fn doom_unknown_topics(&self) {
+        let image = self.image();
+        for topic in self.store.topics() {
+            if image.topic_by_number(topic).is_none() {
+                self.doom(topic);
+            }
+        }
+    }
+
+    async fn remove_doomed(&self) {
+        let doomed = std::mem::take(&mut *self.doomed.borrow_mut());
+        for topic in doomed {
+            let _turn = self.storage_turn.lock().await;
+            if self.image().topic_by_number(topic).is_some() {
+                continue;
+            }
+            if let Err(error) = self.store.remove_topic(topic).await {
+                tracing::warn!(
+                    "the files of deleted topic number {} are not all removed: {error}; the next \
+                     start tries again",
+                    topic.0
+                );
+            }
+        }
+    }
+
+    async fn clean_all(&self) {
+        let ids: Vec<PartitionId> = self.logs.borrow().keys().copied().collect();
+        for slice in ids.chunks(SLICE) {
+            for id in slice {
+                self.clean(*id).await;
+            }
+            self.io.cede().await;
+        }
+    }
+
+    /// Deletes what one partition keeps no longer.
+    async fn clean(&self, id: PartitionId) {
+        let image = self.image();
+        let Some(topic) = image.topic_by_number(id.topic) else { return };
+        let Some(log) = self.log(id) else { return };
+        let config = TopicConfig::new(|name| topic.configs.get(name));
+        if let Some(start) = expired(&log, &config, self.io.wall().0) {
+            if self.journal_log_start(id, start).await.is_err() {
+                return; // told in the log; the next round tries again
+            }
+            log.borrow_mut().trim(start);
+        }
+        self.remove_dead(&log).await;
+    }
+
+    async fn remove_dead(&self, log: &Log) {
+        let partition = log.borrow().id();
+        let dead = log.borrow().dead_segments();
+        for segment in dead {
+            let _turn = self.storage_turn.lock().await;
+            let id = SegmentId { partition, base: segment.base };
+            match self.store.remove(id).await {
+                Ok(()) => log.borrow_mut().forget_segment(segment.base),
+                Err(error) => {
+                    tracing::warn!("{} is not removed: {error}", self.store.path(id).display());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The log start that retention asks for, if that is a new one.
+fn expired(log: &Log, config: &TopicConfig, now: i64) -> Option<Offset> {
+    if !config.is_deleted {
+        return None;
+    }
+    let log = log.borrow();
+    let mut left = log.bytes();
+    let mut start = None;
+    for (next, bytes, max_timestamp) in log.pieces() {
+        let too_old = config.retention_ms >= 0
+            && max_timestamp >= 0
+            && now.saturating_sub(max_timestamp) > config.retention_ms;
+        let too_much = u64::try_from(config.retention_bytes).is_ok_and(|kept| left - bytes >= kept);
+        if !too_old && !too_much {
+            break;
+        }
+        left -= bytes;
+        start = Some(next);
+    }
+    start.filter(|start| *start > log.log_start())
+}

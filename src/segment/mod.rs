@@ -1,0 +1,132 @@
+//! Segments: the cold part of a partition's log, files of record batches back to back, as Apache
+//! Kafka writes them.
+//!
+//!     segments/topic-7/3/00000000000000000000.log        batches of topic number 7, partition 3
+//!                        00000000000000000000.marks      where to begin reading, for a closed one
+//!
+//! How many bytes of a file count is recorded in the journal, after they were synced; what lies
+//! behind them is left over from a crash and is written over.
+//!
+//! Lives on: every core, one store, never shared.  Talks to: `io::File`.  Used by: `partition`.
+//!
+//! Invariants
+//!   G1  A file's recorded bytes never change: an append that begins inside a block writes the
+//!       bytes before it once more, the same.
+//!   G2  Nothing that is read from a file is given out before every batch's CRC was verified.
+//!   G3  A file's marks only say where to begin; each is checked against the batch that it names.
+//!   G4  Open files and marks in memory are bounded, whatever the number of segments.
+
+mod cache;
+mod marks;
+mod read;
+mod write;
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use crate::base::buffer::Arena;
+use crate::base::ids::{Offset, PartitionId, TopicNumber};
+use crate::io::Io;
+
+use cache::Cache;
+pub use read::Span;
+
+/// One file of a partition, as far as it is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub base: Offset,
+    /// One past the last record's offset.
+    pub next: Offset,
+    pub bytes: u64,
+    /// The greatest timestamp of its batches, in Unix milliseconds.
+    pub max_timestamp: i64,
+    /// When it was begun, in Unix milliseconds of the broker's clock.
+    pub begun: i64,
+}
+
+/// The name of a file: its partition and first offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId {
+    pub partition: PartitionId,
+    pub base: Offset,
+}
+
+/// See the module's documentation.
+pub struct Store<I: Io> {
+    io: I,
+    arena: Arena,
+    directory: PathBuf,
+    cache: RefCell<Cache<I::File>>,
+}
+
+impl<I: Io> Store<I> {
+    /// The store in `directory`, which need not be there.
+    pub fn new(io: I, arena: Arena, directory: PathBuf) -> Store<I> {
+        Store { io, arena, directory, cache: RefCell::new(Cache::default()) }
+    }
+
+    /// The file of a segment.
+    pub fn path(&self, id: SegmentId) -> PathBuf {
+        self.partition_directory(id.partition).join(format!("{:020}.log", id.base))
+    }
+
+    fn marks_path(&self, id: SegmentId) -> PathBuf {
+        self.path(id).with_extension("marks")
+    }
+
+    fn topic_directory(&self, topic: TopicNumber) -> PathBuf {
+        self.directory.join(format!("topic-{}", topic.0))
+    }
+
+    fn partition_directory(&self, partition: PartitionId) -> PathBuf {
+        self.topic_directory(partition.topic).join(partition.index.to_string())
+    }
+
+    /// The topics that have a folder here. Blocking; for start-up.
+    pub fn topics(&self) -> Vec<TopicNumber> {
+        let names = self.io.list(&self.directory).unwrap_or_default();
+        names
+            .iter()
+            .filter_map(|name| name.strip_prefix("topic-")?.parse().ok())
+            .map(TopicNumber)
+            .collect()
+    }
+
+    /// Removes a segment's files; those that are gone already are no error.
+    pub async fn remove(&self, id: SegmentId) -> std::io::Result<()> {
+        self.cache.borrow_mut().forget(id);
+        for path in [self.path(id), self.marks_path(id)] {
+            tolerate_absent(self.io.remove(&path).await)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a topic.
+    pub async fn remove_topic(&self, topic: TopicNumber) -> std::io::Result<()> {
+        self.cache.borrow_mut().forget_topic(topic);
+        let directory = self.topic_directory(topic);
+        for partition in self.names_in(&directory) {
+            let partition = directory.join(partition);
+            for name in self.names_in(&partition) {
+                tolerate_absent(self.io.remove(&partition.join(name)).await)?;
+            }
+            tolerate_absent(self.io.remove_directory(&partition).await)?;
+        }
+        tolerate_absent(self.io.remove_directory(&directory).await)
+    }
+
+    /// What is in a directory; nothing if it is not there.
+    fn names_in(&self, directory: &Path) -> Vec<String> {
+        self.io.list(directory).unwrap_or_default()
+    }
+}
+
+fn tolerate_absent(outcome: std::io::Result<()>) -> std::io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! Reading from a segment: whole, verified batches from the one that holds an offset.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::marks::Marks;
+use super::{Segment, SegmentId, Store, tolerate_absent};
+use crate::base::ids::Offset;
+use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
+use crate::wire::records::{self, BatchHeader};
+
+/// The least and the most that is read from a file at a time, but for a larger batch.
+const READ_BYTES_MIN: usize = 64 << 10;
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Batches back to back.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub batches: Bytes,
+    /// One past the last record's offset.
+    pub next: Offset,
+}
+
+impl<I: Io> Store<I> {
+    /// Batches from the one that holds `from`, or the next one behind it, up to `bytes_max`; one in
+    /// any case, unless the segment ends before `from`.
+    pub async fn read(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        from: Offset,
+        bytes_max: usize,
+    ) -> io::Result<Span> {
+        let file = self.file(id).await?;
+        let mut position = self.begin(id, segment, from).await?;
+        let mut wanted = bytes_max.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        while position < segment.bytes {
+            let window = read_range(&*file, position, wanted, segment.bytes).await?;
+            let skipped = skip(&window, from);
+            let found = window.slice(skipped..);
+            position += skipped as u64;
+            let Some(header) = BatchHeader::read(&found) else {
+                if skipped == 0 {
+                    return Err(self.damaged(id, position, "no batch begins here"));
+                }
+                continue;
+            };
+            let bytes = header.total_bytes().unwrap_or(0);
+            if bytes == 0 || position + bytes as u64 > segment.bytes {
+                return Err(self.damaged(id, position, "a batch's length cannot be"));
+            }
+            if bytes > found.len() {
+                wanted = bytes;
+                continue;
+            }
+            let (length, next) = take_verified(&found, bytes_max.max(bytes))
+                .map_err(|why| self.damaged(id, position, why))?;
+            self.cache.borrow_mut().hint(id, next, position + length as u64);
+            return Ok(Span { batches: found.slice(..length), next });
+        }
+        Ok(Span { batches: Bytes::new(), next: segment.next })
+    }
+
+    /// The offset from which to look for a record of at least `timestamp`; `None` if no batch of
+    /// the segment has one.
+    pub async fn look_from(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        timestamp: i64,
+    ) -> io::Result<Option<Offset>> {
+        let marks = self.marks(id, segment).await?;
+        Ok(marks.at_timestamp(timestamp).map(|mark| mark.offset))
+    }
+
+    /// The file, opened if it is not.
+    pub(super) async fn file(&self, id: SegmentId) -> io::Result<Rc<I::File>> {
+        if let Some(file) = self.cache.borrow_mut().file(id) {
+            return Ok(file);
+        }
+        let path = self.path(id);
+        let file = self.io.open(&path, OpenHow::Existing).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
+        })?;
+        let file = Rc::new(file);
+        self.cache.borrow_mut().hold(id, file.clone());
+        Ok(file)
+    }
+
+    /// Where to begin reading for `from`.
+    async fn begin(&self, id: SegmentId, segment: &Segment, from: Offset) -> io::Result<u64> {
+        if from <= segment.base {
+            return Ok(0);
+        }
+        let hint = self.cache.borrow().hinted(id, from);
+        if let Some(position) = hint {
+            return Ok(position);
+        }
+        let marks = self.marks(id, segment).await?;
+        Ok(marks.at(from).map_or(0, |mark| mark.position))
+    }
+
+    /// The marks of all of the segment: those in memory, those of its file, or made anew.
+    async fn marks(&self, id: SegmentId, segment: &Segment) -> io::Result<Rc<Marks>> {
+        let known = self.cache.borrow().marks(id);
+        let mut marks = match known {
+            Some(marks) if marks.covered() >= segment.bytes => return Ok(marks),
+            Some(marks) => marks,
+            None => Rc::new(self.read_marks(id, segment).await.unwrap_or_default()),
+        };
+        if marks.covered() < segment.bytes {
+            let grown = Rc::make_mut(&mut marks);
+            self.scan(id, segment, grown).await?;
+        }
+        // The file may have been closed meanwhile; the marks are kept with it.
+        self.file(id).await?;
+        self.cache.borrow_mut().hold_marks(id, marks.clone());
+        Ok(marks)
+    }
+
+    /// The marks' file; `None` if it is not there or not this segment's.
+    async fn read_marks(&self, id: SegmentId, segment: &Segment) -> Option<Marks> {
+        let path = self.marks_path(id);
+        let file = match self.io.open(&path, OpenHow::Existing).await {
+            Ok(file) => file,
+            Err(error) => {
+                if let Err(error) = tolerate_absent(Err(error)) {
+                    tracing::warn!("{} is made anew: {error}", path.display());
+                }
+                return None;
+            }
+        };
+        let length = usize::try_from(file.len()).ok()?.next_multiple_of(BLOCK_BYTES);
+        let bytes = file.read_at(0, length).await.ok()?;
+        let marks = Marks::decode(&bytes).filter(|marks| marks.covered() == segment.bytes);
+        if marks.is_none() {
+            tracing::warn!("{} is not of this segment and is made anew", path.display());
+        }
+        marks
+    }
+
+    /// Reads the headers of what the marks do not cover.
+    async fn scan(&self, id: SegmentId, segment: &Segment, marks: &mut Marks) -> io::Result<()> {
+        let file = self.file(id).await?;
+        let mut wanted = READ_BYTES_MAX;
+        while marks.covered() < segment.bytes {
+            let position = marks.covered();
+            let window = read_range(&*file, position, wanted, segment.bytes).await?;
+            for (header, batch) in records::batches(&window) {
+                marks.add(&header, batch.len());
+            }
+            if marks.covered() == position {
+                let header = BatchHeader::read(&window);
+                let bytes = header.and_then(|header| header.total_bytes()).unwrap_or(0);
+                if bytes <= window.len() || position + bytes as u64 > segment.bytes {
+                    return Err(self.damaged(id, position, "no batch begins here"));
+                }
+                wanted = bytes;
+            } else {
+                wanted = READ_BYTES_MAX;
+            }
+            self.io.cede().await;
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, id: SegmentId, position: u64, why: &str) -> io::Error {
+        let what = format!("{why} (byte {position} of {})", self.path(id).display());
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    }
+}
+
+/// `wanted` bytes from `position` on, or as many as there are before `end`.
+async fn read_range<F: File>(
+    file: &F,
+    position: u64,
+    wanted: usize,
+    end: u64,
+) -> io::Result<Bytes> {
+    let block = BLOCK_BYTES as u64;
+    let start = position / block * block;
+    let stop = end.min(position + wanted as u64);
+    let length =
+        usize::try_from((stop - start).next_multiple_of(block)).map_err(io::Error::other)?;
+    let buffer = file.read_at(start, length).await?.freeze();
+    let at = |place: u64| usize::try_from(place - start).unwrap_or(usize::MAX);
+    Ok(buffer.slice(at(position)..at(stop)))
+}
+
+/// Bytes of the whole batches that lie before `from`.
+fn skip(window: &[u8], from: Offset) -> usize {
+    let before = records::batches(window).take_while(|(header, _)| header.next_offset() <= from);
+    before.map(|(_, batch)| batch.len()).sum()
+}
+
+/// The leading batches within `bytes_max`: their bytes, and the offset after them.
+fn take_verified(found: &[u8], bytes_max: usize) -> Result<(usize, Offset), &'static str> {
+    let mut length = 0;
+    let mut next = Offset::MIN;
+    for (header, batch) in records::batches(found) {
+        if length > 0 && length + batch.len() > bytes_max {
+            break;
+        }
+        if header.magic != 2 || header.base_offset < next || header.crc != records::crc(batch) {
+            if length > 0 {
+                // What is sound before it is given; the next read meets it first.
+                break;
+            }
+            return Err("a record batch is damaged");
+        }
+        length += batch.len();
+        next = header.next_offset();
+    }
+    Ok((length, next))
+}

@@ -1,0 +1,199 @@
+//! Segments in the simulator against a list of batches: appended in any portions, read from any
+//! offset, after crashes, failures and damage.
+
+use bytes::{Bytes, BytesMut};
+
+use super::*;
+use crate::io::sim::{Crash, Fault, Node, SimIo, World};
+use crate::wire::records::{self, BatchBuilder, BatchHeader, Codec, NewRecord};
+
+const SEEDS: u64 = 300;
+const ARENA_BYTES: usize = 32 << 20;
+const ID: SegmentId =
+    SegmentId { partition: PartitionId { topic: TopicNumber(7), index: 3 }, base: 100 };
+
+fn store(io: &SimIo) -> Store<SimIo> {
+    Store::new(io.clone(), Arena::new(ARENA_BYTES), PathBuf::from("/data/segments"))
+}
+
+/// A batch of some records of some size, at `base`.
+fn batch(world: &World, base: Offset) -> (Bytes, Offset, i64) {
+    let count = 1 + world.below(5);
+    let timestamp = i64::try_from(world.below(1000)).expect("small");
+    let bytes = usize::try_from(world.below(1 << world.below(19))).expect("small");
+    let value = vec![b'v'; bytes / usize::try_from(count).expect("small")];
+    let mut builder = BatchBuilder::new();
+    for _ in 0..count {
+        builder.push(&NewRecord { timestamp, value: Some(&value), ..NewRecord::default() });
+    }
+    let built = builder.build(Codec::None).expect("nothing to compress");
+    let mut stamped = BytesMut::from(&built[..]);
+    records::stamp(&mut stamped, base, 1);
+    (stamped.freeze(), base + i64::try_from(count).expect("small"), timestamp)
+}
+
+/// What was recorded, and the batches that it holds.
+struct Model {
+    segment: Segment,
+    batches: Vec<Bytes>,
+}
+
+impl Model {
+    fn new() -> Model {
+        let segment =
+            Segment { base: ID.base, next: ID.base, bytes: 0, max_timestamp: -1, begun: 0 };
+        Model { segment, batches: Vec::new() }
+    }
+
+    /// A reader of whole batches from `from` on sees exactly what was recorded.
+    async fn check(&self, store: &Store<SimIo>, world: &World) {
+        if self.batches.is_empty() {
+            return;
+        }
+        for _ in 0..4 {
+            let span = u64::try_from(self.segment.next - ID.base).expect("ascending");
+            let mut from = ID.base + i64::try_from(world.below(span.max(1))).expect("small");
+            let most = usize::try_from(world.below(1 << 18)).expect("small");
+            let first = from;
+            let mut wanted =
+                self.batches.iter().filter(|batch| header(batch).next_offset() > first);
+            while from < self.segment.next {
+                let span = store.read(ID, &self.segment, from, most).await.expect("readable");
+                assert!(!span.batches.is_empty(), "the reader gets on");
+                for (_, found) in records::batches(&span.batches) {
+                    assert_eq!(Some(found), wanted.next().map(|batch| &batch[..]));
+                }
+                from = span.next;
+            }
+            assert_eq!(wanted.next(), None);
+        }
+        let timestamp = i64::try_from(world.below(1000)).expect("small");
+        let found = store.look_from(ID, &self.segment, timestamp).await.expect("readable");
+        let first = self.batches.iter().map(header).find(|h| h.max_timestamp >= timestamp);
+        match (found, first) {
+            (Some(found), Some(first)) => assert!(found <= first.base_offset),
+            (found, first) => assert_eq!(found, first.map(|first| first.base_offset)),
+        }
+    }
+}
+
+fn header(batch: &Bytes) -> BatchHeader {
+    BatchHeader::read(batch).expect("whole")
+}
+
+/// Appends a portion; what is recorded changes only if all of it succeeds.
+async fn grow(store: &Store<SimIo>, world: &World, model: &mut Model) -> std::io::Result<()> {
+    let mut segment = model.segment;
+    let mut portion = Vec::new();
+    for _ in 0..1 + world.below(6) {
+        let (bytes, next, timestamp) = batch(world, segment.next);
+        segment.next = next;
+        segment.max_timestamp = segment.max_timestamp.max(timestamp);
+        portion.push(bytes);
+    }
+    segment.bytes = store.append(ID, model.segment.bytes, &portion).await?;
+    store.sync(ID).await?;
+    let added: u64 = portion.iter().map(|bytes| bytes.len() as u64).sum();
+    assert_eq!(segment.bytes, model.segment.bytes + added);
+    model.segment = segment;
+    model.batches.extend(portion);
+    Ok(())
+}
+
+fn prepare(node: &Node) -> SimIo {
+    let io = node.core(0);
+    io.create_directory(Path::new("/data")).expect("creatable");
+    io
+}
+
+#[test]
+fn what_was_recorded_is_read_again_whatever_happens() {
+    let mut failures = 0;
+    for seed in 0..SEEDS {
+        let world = World::new(seed);
+        let node = world.node();
+        let mut model = Model::new();
+        for _ in 0..1 + world.below(4) {
+            let io = prepare(&node);
+            let fault = [Fault::Write, Fault::Sync, Fault::Allocate, Fault::Name];
+            let is_sound = world.below(2) == 0;
+            if !is_sound {
+                let kind = fault[usize::try_from(world.below(4)).expect("small")];
+                node.disk().fail(kind, u32::try_from(world.below(12)).expect("small"));
+            }
+            let ran = world.block_on(async {
+                let store = store(&io);
+                for _ in 0..world.below(8) {
+                    failures += u32::from(grow(&store, &world, &mut model).await.is_err());
+                }
+                if world.below(3) == 0 {
+                    drop(store.close(ID, model.segment.bytes).await);
+                }
+                if is_sound {
+                    model.check(&store, &world).await;
+                }
+                model
+            });
+            model = ran;
+            node.crash(if world.below(2) == 0 { Crash::Power } else { Crash::Kill });
+            node.restart();
+            let io = prepare(&node);
+            world.block_on(async {
+                model.check(&store(&io), &world).await;
+            });
+        }
+    }
+    assert!(failures > 20, "only {failures} appends failed");
+}
+
+#[test]
+fn damage_is_named_and_nothing_damaged_is_given() {
+    let world = World::new(1);
+    let node = world.node();
+    let io = prepare(&node);
+    world.block_on(async {
+        let store = store(&io);
+        let mut model = Model::new();
+        while model.batches.len() < 20 {
+            grow(&store, &world, &mut model).await.expect("a sound disk");
+        }
+        let place = model.batches[..10].iter().map(|batch| batch.len() as u64).sum::<u64>();
+        node.disk().flip_bit(&store.path(ID), place + 30, 0);
+        let bad = header(&model.batches[10]);
+        let error = store.read(ID, &model.segment, bad.base_offset, 1).await.expect_err("damaged");
+        assert!(error.to_string().contains("00000000000000000100.log"), "{error}");
+        let before = header(&model.batches[9]);
+        let span = store.read(ID, &model.segment, before.base_offset, 1 << 20).await;
+        assert_eq!(span.expect("sound").next, bad.base_offset, "what is sound is given");
+        let after = header(&model.batches[11]);
+        let span = store.read(ID, &model.segment, after.base_offset, 1).await.expect("sound");
+        assert_eq!(span.batches, model.batches[11]);
+    });
+}
+
+#[test]
+fn marks_that_are_missing_or_damaged_are_made_anew() {
+    let world = World::new(2);
+    let node = world.node();
+    let io = prepare(&node);
+    world.block_on(async {
+        let first = store(&io);
+        let mut model = Model::new();
+        while model.segment.bytes < 1 << 20 {
+            grow(&first, &world, &mut model).await.expect("a sound disk");
+        }
+        first.close(ID, model.segment.bytes).await.expect("a sound disk");
+        let path = first.marks_path(ID);
+        model.check(&store(&io), &world).await;
+        for byte in [0, 5, 9, 13, 20, 30] {
+            node.disk().flip_bit(&path, byte, 3);
+            model.check(&store(&io), &world).await;
+            node.disk().flip_bit(&path, byte, 3);
+        }
+        io.remove(&path).await.expect("there");
+        model.check(&store(&io), &world).await;
+        first.remove(ID).await.expect("removable");
+        first.remove_topic(ID.partition.topic).await.expect("removable");
+        assert_eq!(first.topics(), []);
+    });
+}

@@ -1,0 +1,145 @@
+//! Appending to a segment.
+//!
+//! Invariants
+//!   A1  An append writes from the last recorded byte on, whatever stands there: an attempt that
+//!       failed half-way is simply made again.
+//!   A2  After an append the file ends with its last batch: other programs read it too.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::marks::Marks;
+use super::{SegmentId, Store};
+use crate::base::buffer::AlignedBuffer;
+use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
+use crate::wire::records;
+
+/// Bytes of one write.
+const WRITE_BYTES: usize = 1 << 20;
+
+impl<I: Io> Store<I> {
+    /// Writes whole batches behind the `recorded` bytes of a segment, which is made if none are.
+    /// Returns its bytes after that; they count once `sync` has returned and they are recorded.
+    pub async fn append(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) -> io::Result<u64> {
+        let file = self.file_to_append(id, recorded).await?;
+        let block = BLOCK_BYTES as u64;
+        let mut at = recorded / block * block;
+        let mut chunk = self.take()?;
+        if at < recorded {
+            let before = file.read_at(at, BLOCK_BYTES).await?;
+            let kept = usize::try_from(recorded - at).unwrap_or(0);
+            fill(&mut chunk, before.get(..kept).unwrap_or_default());
+        }
+        for piece in pieces {
+            let mut left = &piece[..];
+            while !left.is_empty() {
+                left = fill(&mut chunk, left);
+                if chunk.len() == WRITE_BYTES {
+                    let full = std::mem::replace(&mut chunk, self.take()?);
+                    file.write_at(at, full.freeze(), Durability::Written).await?;
+                    at += WRITE_BYTES as u64;
+                    self.io.cede().await;
+                }
+            }
+        }
+        let end = at + chunk.len() as u64;
+        if !chunk.is_empty() {
+            let used = chunk.len();
+            chunk.set_len(used.next_multiple_of(BLOCK_BYTES));
+            chunk[used..].fill(0);
+            file.write_at(at, chunk.freeze(), Durability::Written).await?;
+        }
+        file.truncate(end).await?;
+        self.mark(id, recorded, pieces);
+        Ok(end)
+    }
+
+    /// Makes what was appended durable.
+    pub async fn sync(&self, id: SegmentId) -> io::Result<()> {
+        self.file(id).await?.sync().await
+    }
+
+    /// Keeps the marks of a segment that takes no more, if they are known.
+    pub async fn close(&self, id: SegmentId, bytes: u64) -> io::Result<()> {
+        let marks = self.cache.borrow().marks(id).filter(|marks| marks.covered() == bytes);
+        let Some(marks) = marks else { return Ok(()) };
+        let encoded = marks.encode();
+        let refused = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let length = encoded.len().next_multiple_of(BLOCK_BYTES);
+        let mut buffer = self.arena.take(length).ok_or_else(refused)?;
+        buffer.set_len(0);
+        fill(&mut buffer, &encoded);
+        buffer.set_len(length);
+        buffer[encoded.len()..].fill(0);
+        let path = self.marks_path(id);
+        let file = match self.io.open(&path, OpenHow::CreateNew).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.io.open(&path, OpenHow::Existing).await?
+            }
+            outcome => outcome?,
+        };
+        file.write_at(0, buffer.freeze(), Durability::Written).await
+    }
+
+    async fn file_to_append(&self, id: SegmentId, recorded: u64) -> io::Result<Rc<I::File>> {
+        let file = match self.file(id).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && recorded == 0 => {
+                self.create(id).await?
+            }
+            outcome => outcome?,
+        };
+        if file.len() < recorded {
+            let what = format!("{} ends before its {recorded} bytes", self.path(id).display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(file)
+    }
+
+    async fn create(&self, id: SegmentId) -> io::Result<Rc<I::File>> {
+        let path = self.path(id);
+        let file = match self.io.open(&path, OpenHow::CreateNew).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.io.make_directory(&self.directory).await?;
+                self.io.make_directory(&self.topic_directory(id.partition.topic)).await?;
+                self.io.make_directory(&self.partition_directory(id.partition)).await?;
+                self.io.open(&path, OpenHow::CreateNew).await?
+            }
+            outcome => outcome?,
+        };
+        let file = Rc::new(file);
+        self.cache.borrow_mut().hold(id, file.clone());
+        Ok(file)
+    }
+
+    fn take(&self) -> io::Result<AlignedBuffer> {
+        let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
+        let mut buffer = self.arena.take(WRITE_BYTES).ok_or_else(refused)?;
+        buffer.set_len(0);
+        Ok(buffer)
+    }
+
+    /// Goes on with the marks, where they are known up to here.
+    fn mark(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) {
+        let mut cache = self.cache.borrow_mut();
+        let known = if recorded == 0 { Some(Rc::default()) } else { cache.take_marks(id) };
+        let Some(mut marks) = known.filter(|marks: &Rc<Marks>| marks.covered() == recorded) else {
+            return;
+        };
+        let grown = Rc::make_mut(&mut marks);
+        for piece in pieces {
+            records::batches(piece).for_each(|(header, batch)| grown.add(&header, batch.len()));
+        }
+        cache.hold_marks(id, marks);
+    }
+}
+
+/// Appends what fits up to `WRITE_BYTES`; returns the rest.
+fn fill<'a>(buffer: &mut AlignedBuffer, bytes: &'a [u8]) -> &'a [u8] {
+    let room = buffer.capacity().saturating_sub(buffer.len());
+    let (now, rest) = bytes.split_at(room.min(bytes.len()));
+    let copied = buffer.extend(now);
+    debug_assert!(copied, "there is room");
+    rest
+}

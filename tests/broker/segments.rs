@@ -1,0 +1,173 @@
+//! What no longer fits the journal: in segments that Kafka's own tool reads, deleted by age, size
+//! and request, there again after a stop and after a kill, and gone with its topic.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::asks::{fetched, poll};
+use crate::frames::{Batch, Bytes, Peer, produce, produced, request};
+use crate::full::{delete_records, delete_topic, read_all};
+use crate::tools::tool;
+use crate::world::{Broker, fresh};
+
+const SOON: Duration = Duration::from_secs(20);
+const OUT_OF_RANGE: i16 = 1;
+/// One core, and the smallest journal.
+const SMALL_JOURNAL: &[(&str, &str)] = &[
+    ("cores", "0"),
+    ("shards", "1"),
+    ("journal.bytes.max", "67108864"),
+    ("log.retention.check.interval.ms", "100"),
+];
+
+/// The segment files of all topics, sorted.
+fn segment_files(broker: &Broker) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![broker.data().join("core-0/segments")];
+    while let Some(folder) = left.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                left.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "log") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < until, "it never came about that {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A topic of one partition with these settings.
+fn create(peer: &mut Peer, topic: &str, settings: &[(&str, &str)]) {
+    let count = i32::try_from(settings.len()).expect("few");
+    let mut body = Bytes::default().i32(1).string(topic).i32(1).i16(1).i32(0).i32(count);
+    for (name, value) in settings {
+        body = body.string(name).string(value);
+    }
+    let answer = peer.ask(&request(19, 2, body.i32(10_000).i8(0)));
+    let at = 4 + 4 + 2 + topic.len();
+    assert_eq!(answer[at..at + 2], [0, 0], "{topic} is made");
+}
+
+/// Writes batches of one record of a million bytes.
+fn write(peer: &mut Peer, topic: &str, offsets: std::ops::Range<i64>) {
+    let large = Batch { value_bytes: 1_000_000, ..Batch::default() }.encode();
+    let request = produce(topic, &large);
+    for offset in offsets {
+        assert_eq!(produced(&peer.ask(&request), topic), (0, offset));
+    }
+}
+
+/// The first offset at or after a time: ListOffsets of version 1.
+fn offset_at(peer: &mut Peer, topic: &str, timestamp: i64) -> i64 {
+    let body = Bytes::default().i32(-1).i32(1).string(topic).i32(1).i32(0).i64(timestamp);
+    let answer = peer.ask(&request(2, 1, body));
+    i64::from_be_bytes(answer[answer.len() - 8..].try_into().expect("eight bytes"))
+}
+
+#[test]
+fn what_does_not_fit_the_journal_is_kept_in_segments() {
+    let mut broker = Broker::start(SMALL_JOURNAL);
+    let (topic, other) = (fresh("kept"), fresh("small"));
+    let mut peer = Peer::connect(broker.address());
+    let forever = ("retention.ms", "-1");
+    create(&mut peer, &topic, &[forever, ("segment.bytes", "16777216")]);
+    create(&mut peer, &other, &[forever]);
+    let one = Batch::default().encode();
+    assert_eq!(produced(&peer.ask(&produce(&other, &one)), &other), (0, 0));
+    write(&mut peer, &topic, 0..150);
+    assert_eq!(read_all(&mut peer, &topic, 0), 150);
+    assert!(segment_files(&broker).len() > 3, "{:?}", segment_files(&broker));
+    assert_eq!(offset_at(&mut peer, &topic, 0), 0);
+    assert_eq!(read_all(&mut peer, &other, 0), 1, "a small partition is carried on");
+
+    broker.restart();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &topic, 0), 150);
+    assert_eq!(read_all(&mut peer, &other, 0), 1);
+    write(&mut peer, &topic, 150..200);
+    broker.kill();
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &topic, 0), 200);
+    assert_eq!(read_all(&mut peer, &other, 0), 1);
+
+    let before = segment_files(&broker).len();
+    assert_eq!(delete_records(&mut peer, &topic, 100), (100, 0));
+    assert_eq!(fetched(&peer.ask(&poll(&topic, 99, 0, 0)))[0].error, OUT_OF_RANGE);
+    assert_eq!(read_all(&mut peer, &topic, 100), 200);
+    await_that("the files are gone", || segment_files(&broker).len() + 4 < before);
+    broker.restart();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &topic, 100), 200);
+
+    assert_eq!(delete_topic(&mut peer, &topic), 0);
+    await_that("the topic's files are gone", || segment_files(&broker).is_empty());
+    assert_eq!(read_all(&mut peer, &other, 0), 1);
+}
+
+#[test]
+fn a_topic_keeps_as_much_as_its_retention_says() {
+    let mut broker = Broker::start(SMALL_JOURNAL);
+    let (by_size, by_age) = (fresh("size"), fresh("age"));
+    let mut peer = Peer::connect(broker.address());
+    let small = ("segment.bytes", "8388608");
+    let size = [("retention.ms", "-1"), ("retention.bytes", "20000000"), small];
+    create(&mut peer, &by_size, &size);
+    create(&mut peer, &by_age, &[("retention.ms", "-1"), small]);
+    write(&mut peer, &by_size, 0..60);
+    write(&mut peer, &by_age, 0..60);
+    let starts = |broker: &Broker, topic: &str| {
+        let mut peer = Peer::connect(broker.address());
+        offset_at(&mut peer, topic, -2)
+    };
+    // The newest twenty million bytes stay, and at most one segment before them.
+    await_that("old records are deleted", || (32..=40).contains(&starts(&broker, &by_size)));
+    assert_eq!(starts(&broker, &by_age), 0);
+    // All of these records say that they are years old.
+    let body = Bytes::default().i32(1).i8(2).string(&by_age).i32(1).string("retention.ms");
+    let answer = peer.ask(&request(33, 0, body.string("3600000").i8(0)));
+    assert_eq!(answer[8..10], [0, 0], "AlterConfigs");
+    await_that("all are deleted", || starts(&broker, &by_age) == 60);
+    let start = starts(&broker, &by_size);
+    broker.restart();
+    assert_eq!(starts(&broker, &by_age), 60);
+    assert_eq!(starts(&broker, &by_size), start);
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &by_size, start), 60);
+    write(&mut peer, &by_age, 60..61);
+}
+
+#[test]
+fn kafkas_own_tool_reads_the_segments() {
+    let mut broker = Broker::start(SMALL_JOURNAL);
+    let topic = fresh("dumped");
+    let mut peer = Peer::connect(broker.address());
+    create(&mut peer, &topic, &[("retention.ms", "-1")]);
+    write(&mut peer, &topic, 0..100);
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+    let files = segment_files(&broker);
+    assert!(!files.is_empty());
+    for file in files {
+        let file = file.to_str().expect("UTF-8");
+        let Some(told) =
+            tool("org.apache.kafka.tools.DumpLogSegments", &["--files", file, "--deep-iteration"])
+        else {
+            return;
+        };
+        assert!(told.contains("baseOffset: 0 lastOffset: 0 count: 1"), "{told}");
+        assert!(!told.contains("isvalid: false") && !told.contains("invalid bytes"), "{told}");
+    }
+}
