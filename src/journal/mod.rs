@@ -83,6 +83,31 @@ pub struct Settings {
     pub flush: Flush,
 }
 
+/// Files that a journal needs which is drained: one filling, one ready, one to give back, one kept.
+pub const FILES_MIN: u64 = 4;
+
+impl Settings {
+    /// A journal that is there may have files too large for its limit: nothing could be drained,
+    /// and appenders would wait for ever.
+    fn leave_room_to_drain(&mut self) {
+        if self.kept_bytes == 0 {
+            return;
+        }
+        self.kept_bytes = self.kept_bytes.max(self.file_bytes);
+        let least = FILES_MIN * self.file_bytes;
+        if self.bytes_max < least {
+            tracing::warn!(
+                "the journal in {} has files of {} bytes and takes {least} bytes instead of {}: \
+                 its file size is that of its making",
+                self.directory.display(),
+                self.file_bytes,
+                self.bytes_max
+            );
+            self.bytes_max = least;
+        }
+    }
+}
+
 /// What "durable" means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -250,6 +275,7 @@ impl<I: Io> Journal<I> {
         replay: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Journal<I>, OpenError> {
         let recovered = recover::recover(&io, &mut settings, replay).await?;
+        settings.leave_room_to_drain();
         let inner = Rc::new(Inner::new(io.clone(), arena, settings, recovered));
         let journal = Journal { inner };
         io.spawn("journal writer", writer::run(journal.inner.clone()));

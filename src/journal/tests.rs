@@ -248,3 +248,20 @@ fn what_is_released_while_it_waits_for_the_disk_keeps_its_file_until_then() {
     let names = std::fs::read_dir(directory.path().join("core-0")).expect("readable");
     assert!(names.count() <= 4, "files are used again");
 }
+
+/// Appenders would have waited for ever: two files of the old size were more than the new limit.
+#[test]
+fn a_limit_that_is_lowered_leaves_room_to_drain_files_of_the_old_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = settings(folder.path());
+    let work = |_, journal: Result<Journal<RingIo>, OpenError>, _| async move {
+        let journal = journal.expect("opened");
+        journal.room(100).await.expect("room");
+        journal.append(entry(1), &body(1), |_| {}).expect("accepted");
+        journal.close().await;
+        journal.fill()
+    };
+    assert_eq!(with_journal(made.clone(), work), (1, 4));
+    let lowered = Settings { bytes_max: 4 << 20, kept_bytes: 1 << 20, file_bytes: 1 << 20, ..made };
+    assert_eq!(with_journal(lowered, work), (1, 4));
+}

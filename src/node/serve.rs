@@ -20,9 +20,6 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a port may take to become free.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const BOOT_PAUSE: Duration = Duration::from_micros(500);
-/// Files that a core's journal needs at least: one filling, one ready, one to give back, one kept
-/// for the entries by which that is done.
-const JOURNAL_FILES_MIN: u64 = 4;
 /// The share of the journal that records leave to draining.
 const KEPT_SHARE: u64 = 4;
 const GROUP_BYTES_MAX: usize = 1 << 20;
@@ -192,7 +189,7 @@ fn host_name() -> String {
 fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> journal::Settings {
     let bytes = |name: &str| u64::try_from(config.int(name)).unwrap_or(u64::MAX);
     let bytes_max = bytes("journal.bytes.max") / u64::from(directory.shards());
-    let file_bytes = bytes("journal.file.bytes").min(bytes_max / JOURNAL_FILES_MIN);
+    let file_bytes = bytes("journal.file.bytes").min(bytes_max / journal::FILES_MIN);
     let block = crate::io::BLOCK_BYTES as u64;
     let memory = config.size("core.memory.bytes");
     let interval = Duration::from_millis(bytes("flush.interval.ms"));

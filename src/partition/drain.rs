@@ -116,6 +116,7 @@ impl<I: Io> Owner<I> {
         let mut holds_metadata = false;
         let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
         let mut bytes = 0;
+        let mut passed = 0;
         while let Some(group) = file.next().await? {
             for found in group {
                 let id = found.entry.partition;
@@ -125,8 +126,7 @@ impl<I: Io> Owner<I> {
                     EntryKind::Batches | EntryKind::Carried => {
                         touched.insert(id);
                         if found.entry.kind == EntryKind::Carried {
-                            let left = self.carried_bytes.get();
-                            self.carried_bytes.set(left.saturating_sub(found.body.len() as u64));
+                            passed += found.body.len() as u64;
                         }
                         if self.counts(id, &found) {
                             bytes += found.body.len();
@@ -150,6 +150,7 @@ impl<I: Io> Owner<I> {
         }
         self.await_durable(last).await?;
         self.journal.release(end);
+        self.carried_bytes.set(self.carried_bytes.get().saturating_sub(passed));
         Ok(true)
     }
 
