@@ -22,7 +22,14 @@ pub enum Unfit {
     RingDisabled,
     RingBlocked(String),
     Descriptors(u64),
-    LockedMemory { limit: u64, needed: u64 },
+    LockedMemory {
+        limit: u64,
+        needed: u64,
+    },
+    /// Processes of the same user hold all that the limit allows.
+    LockedMemorySpent {
+        limit: u64,
+    },
 }
 
 impl fmt::Display for Unfit {
@@ -52,6 +59,12 @@ impl fmt::Display for Unfit {
                 "the limit of locked memory is {limit} bytes and {needed} are needed: raise it \
                  with `ulimit -l unlimited` or LimitMEMLOCK=infinity in the unit file"
             ),
+            Unfit::LockedMemorySpent { limit } => write!(
+                f,
+                "no memory is left for io_uring: raise the limit of locked memory, {limit} bytes \
+                 for all processes of this user, with `ulimit -l unlimited` or \
+                 LimitMEMLOCK=infinity in the unit file"
+            ),
         }
     }
 }
@@ -64,30 +77,32 @@ pub fn machine() -> Result<(), Unfit> {
     if version_of(&release).is_some_and(|version| version < KERNEL_MIN) {
         return Err(Unfit::KernelTooOld(release));
     }
+    let locked = raise(libc::RLIMIT_MEMLOCK, LOCKED_BYTES_MIN);
+    if locked < LOCKED_BYTES_MIN {
+        return Err(Unfit::LockedMemory { limit: locked, needed: LOCKED_BYTES_MIN });
+    }
     let probe: io::Result<IoUring> =
         IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8);
     if let Err(error) = probe {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-        return Err(ring_refusal(&error, &release, &disabled.unwrap_or_default()));
+        return Err(ring_refusal(&error, &release, &disabled.unwrap_or_default(), locked));
     }
     let descriptors = raise(libc::RLIMIT_NOFILE, libc::rlim_t::MAX);
     if descriptors < DESCRIPTORS_MIN {
         return Err(Unfit::Descriptors(descriptors));
     }
-    let locked = raise(libc::RLIMIT_MEMLOCK, LOCKED_BYTES_MIN);
-    if locked < LOCKED_BYTES_MIN {
-        return Err(Unfit::LockedMemory { limit: locked, needed: LOCKED_BYTES_MIN });
-    }
     Ok(())
 }
 
-/// Why no ring could be made; `disabled` is what the kernel's switch says.
-fn ring_refusal(error: &io::Error, release: &str, disabled: &str) -> Unfit {
+/// Why no ring could be made; `disabled` is what the kernel's switch says, `locked` the limit of
+/// locked memory in bytes, which kernels count for the user and not for the process.
+fn ring_refusal(error: &io::Error, release: &str, disabled: &str, locked: u64) -> Unfit {
     if matches!(disabled.trim(), "1" | "2") {
         return Unfit::RingDisabled;
     }
     match error.raw_os_error() {
         Some(libc::EINVAL) => Unfit::KernelTooOld(release.to_string()),
+        Some(libc::ENOMEM) => Unfit::LockedMemorySpent { limit: locked },
         _ => Unfit::RingBlocked(error.to_string()),
     }
 }
@@ -218,13 +233,14 @@ mod tests {
     fn the_reason_for_no_ring_is_told() {
         let refusal = |code, disabled| {
             let error = io::Error::from_raw_os_error(code);
-            ring_refusal(&error, "6.1.0", disabled).to_string()
+            ring_refusal(&error, "6.1.0", disabled, 4096).to_string()
         };
         let switched_off = refusal(libc::EPERM, "2\n");
         assert!(switched_off.contains("sysctl -w kernel.io_uring_disabled=0"), "{switched_off}");
         assert!(refusal(libc::EPERM, "0\n").contains("seccomp"));
         assert!(refusal(libc::ENOSYS, "").contains("seccomp"));
         assert!(refusal(libc::EINVAL, "0\n").contains("needs Linux 6.1"));
+        assert!(refusal(libc::ENOMEM, "0\n").contains("ulimit -l unlimited"));
     }
 
     #[test]
