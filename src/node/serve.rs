@@ -281,8 +281,9 @@ fn await_cores(
 /// An executor ended without a report.
 fn never_began(core: usize, executor: Executor) -> BootFailed {
     let why = executor.join().err().map_or_else(|| "it ended".to_string(), |e| e.to_string());
-    // Without privileges the kernel counts rings as locked memory.
-    let remedy = if why.contains("os error 12") {
+    // What begins an executor answers a refused ring with an error or a panic of no clear words.
+    let refused = why.contains("os error 12") || why.contains("panicked");
+    let remedy = if refused && probe::locked_memory_is_counted() {
         "; raise the limit of locked memory with `ulimit -l unlimited` or LimitMEMLOCK=infinity in \
          the unit file, or run fewer --shards"
     } else {

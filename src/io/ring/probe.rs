@@ -138,6 +138,16 @@ fn raise(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
     if outcome == 0 { soft } else { limit.rlim_cur }
 }
 
+/// Whether the kernel counts this process's rings as locked memory: it spares those that may lock
+/// without limit (`CAP_IPC_LOCK`, capabilities(7)).
+pub fn locked_memory_is_counted() -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    held.is_none_or(|mask| mask & CAP_IPC_LOCK == 0)
+}
+
 /// CPUs that this process may run on.
 pub fn cpus() -> Vec<usize> {
     // SAFETY: a zeroed set is a valid empty one.
