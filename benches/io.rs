@@ -1,5 +1,5 @@
-//! What the seam costs: flushed writes and echoes through `io::ring`, in turns with the plain calls
-//! of a blocking thread on the same core.
+//! What the seam costs: flushed writes and echoes through `io::ring` on both engines, in turns with
+//! the plain calls of a blocking thread on the same core.
 //!
 //! `cargo bench --bench io`; a first argument that is a path names the folder to write in. Without
 //! `--bench`, as in `cargo test --bench io`, everything runs for a moment only.
@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use corelog::base::buffer::Arena;
-use corelog::io::ring::{RingIo, boot, probe};
+use corelog::io::ring::{Engine, RingIo, boot_on, probe};
 use corelog::io::{Durability, File, Io, Listener, OpenHow, Stream};
 
+const ENGINES: [Engine; 2] = [Engine::Own, Engine::Glommio];
 const FILE_BYTES: u64 = 64 << 20;
 const CLIENTS: usize = 32;
 const REQUEST_BYTES: usize = 128;
@@ -36,18 +37,22 @@ fn main() {
     let scale = if is_bench { WHOLE } else { TINY };
     let named = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     let folder = tempfile::tempdir_in(named.unwrap_or_else(|| ".".into())).expect("a folder");
-    let path = folder.path().to_owned();
     let cpus = probe::cpus();
     let pair = [cpus[0], cpus.get(1).copied().unwrap_or(cpus[0])];
-    run_on(&pair[..1], move |io| {
-        let path = path.clone();
-        async move { compare_writes(&io, &path, scale).await }
-    });
+    for engine in ENGINES {
+        let path = folder.path().join(format!("{engine:?}"));
+        run_on(engine, &pair[..1], move |io| {
+            let path = path.clone();
+            async move { compare_writes(&io, engine, &path, scale).await }
+        });
+    }
     let address = free_address();
     for round in 1..=scale.rounds {
         println!("round {round}: echo of {REQUEST_BYTES} bytes, {CLIENTS} connections");
-        run_on(&pair, move |io| echo(io, scale, true, address));
-        run_on(&pair, move |io| echo(io, scale, false, address));
+        for engine in ENGINES {
+            run_on(engine, &pair, move |io| echo(io, scale, Some(engine), address));
+        }
+        run_on(Engine::Own, &pair, move |io| echo(io, scale, None, address));
     }
 }
 
@@ -57,23 +62,22 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("it is bound")
 }
 
-fn run_on<F>(cpus: &[usize], main: impl Fn(RingIo) -> F + Clone + Send + 'static)
+fn run_on<F>(engine: Engine, cpus: &[usize], main: impl Fn(RingIo) -> F + Clone + Send + 'static)
 where
     F: Future<Output = ()> + 'static,
 {
-    for executor in boot(cpus, 64 << 20, main).expect("bootable") {
+    for executor in boot_on(engine, cpus, 64 << 20, main).expect("bootable") {
         executor.join().expect("a clean end");
     }
 }
 
-async fn compare_writes(io: &RingIo, folder: &Path, scale: Scale) {
-    let path = folder.join("writes");
-    let file = io.open(&path, OpenHow::CreateNew).await.expect("creatable");
+async fn compare_writes(io: &RingIo, engine: Engine, path: &Path, scale: Scale) {
+    let file = io.open(path, OpenHow::CreateNew).await.expect("creatable");
     file.allocate(FILE_BYTES).await.expect("room");
     let raw = std::fs::OpenOptions::new()
         .write(true)
         .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
-        .open(&path)
+        .open(path)
         .expect("takes O_DIRECT");
     let arena = Arena::new(4 << 20);
     for size in [4 << 10, 64 << 10] {
@@ -96,7 +100,7 @@ async fn compare_writes(io: &RingIo, folder: &Path, scale: Scale) {
                 plain.push(began.elapsed());
             }
             println!(
-                "round {round}: flushed write of {size} bytes: ring {}, plain {}",
+                "round {round}: flushed write of {size} bytes: {engine:?} {}, plain {}",
                 quantiles(ring),
                 quantiles(plain)
             );
@@ -110,11 +114,12 @@ fn quantiles(mut times: Vec<Duration>) -> String {
     format!("p50 {} us, p99 {} us", at(50), at(99))
 }
 
-/// Core 0 serves, by ring tasks or by plain threads that inherit its affinity; core 1 asks.
-async fn echo(io: RingIo, scale: Scale, by_ring: bool, address: SocketAddr) {
+/// Core 0 serves, by tasks or by plain threads that inherit its affinity; core 1 asks, on the same
+/// engine (on our own if the server has none).
+async fn echo(io: RingIo, scale: Scale, server: Option<Engine>, address: SocketAddr) {
     if io.core().0 == 1 {
-        ask_for_a_while(&io, by_ring, address, scale.echo_time).await;
-    } else if by_ring {
+        ask_for_a_while(&io, server, address, scale.echo_time).await;
+    } else if server.is_some() {
         serve_by_ring(&io, address).await;
     } else {
         serve_by_threads(&io, address).await;
@@ -161,7 +166,7 @@ async fn serve_by_threads(io: &RingIo, address: SocketAddr) {
     }
 }
 
-async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr, time: Duration) {
+async fn ask_for_a_while(io: &RingIo, server: Option<Engine>, address: SocketAddr, time: Duration) {
     io.sleep(Duration::from_millis(200)).await;
     let results = Rc::new(std::cell::RefCell::new(Vec::new()));
     for _ in 0..CLIENTS {
@@ -186,6 +191,6 @@ async fn ask_for_a_while(io: &RingIo, by_ring: bool, address: SocketAddr, time: 
         io.sleep(Duration::from_millis(10)).await;
     }
     let total: u64 = results.borrow().iter().sum();
-    let who = if by_ring { "ring tasks" } else { "plain threads" };
+    let who = server.map_or_else(|| "plain threads".into(), |engine| format!("{engine:?}"));
     println!("  {who}: {} requests a second", (total as f64 / time.as_secs_f64()) as u64);
 }

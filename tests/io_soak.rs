@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use corelog::base::buffer::Arena;
 use corelog::io::mailbox::{Receiver, Refused, Sender, mailbox};
-use corelog::io::ring::{RingIo, boot, probe};
+use corelog::io::ring::{Engine, RingIo, boot_on, probe};
 use corelog::io::{BLOCK_BYTES, Durability, File, Io, Listener, OpenHow, Stream};
 
 /// What each core does, each with its own count of steps.
@@ -45,15 +45,25 @@ impl World {
 
 #[test]
 fn nothing_stalls_or_piles_up_on_two_executors() {
-    soak(2);
+    soak(Engine::Own, 2);
 }
 
 #[test]
 fn nothing_stalls_or_piles_up_on_four_executors_that_share_cpus() {
-    soak(4);
+    soak(Engine::Own, 4);
 }
 
-fn soak(cores: usize) {
+#[test]
+fn nothing_stalls_or_piles_up_on_two_executors_of_glommio() {
+    soak(Engine::Glommio, 2);
+}
+
+#[test]
+fn nothing_stalls_or_piles_up_on_four_executors_of_glommio_that_share_cpus() {
+    soak(Engine::Glommio, 4);
+}
+
+fn soak(engine: Engine, cores: usize) {
     let seconds = std::env::var("CORELOG_SOAK_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(4);
     let directory = tempfile::tempdir().expect("a temporary folder");
@@ -65,13 +75,14 @@ fn soak(cores: usize) {
     });
     let cpus: Vec<usize> = probe::cpus().into_iter().cycle().take(cores).collect();
     let inside = world.clone();
-    let executors = boot(&cpus, 4 << 20, move |io| run(io, inside.clone())).expect("bootable");
+    let executors =
+        boot_on(engine, &cpus, 4 << 20, move |io| run(io, inside.clone())).expect("bootable");
     watch(&world, seconds);
     world.stopping.store(true, Ordering::Relaxed);
     for executor in executors {
         executor.join().expect("a clean end");
     }
-    println!("{cores} executors, {seconds} s:{}", told(&world));
+    println!("{cores} executors ({engine:?}), {seconds} s:{}", told(&world));
 }
 
 /// A mailbox from each core to the next.

@@ -11,7 +11,7 @@ use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
-use crate::io::ring::{self, Executor, RingIo, probe, signals};
+use crate::io::ring::{self, Engine, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
 use crate::partition::Shared;
 
@@ -28,6 +28,7 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let started = Instant::now();
     let failed = |error: std::io::Error| BootFailed(error.to_string());
+    die_of_panics();
     signals::block().map_err(failed)?;
     probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let cpus = chosen_cpus(&config)?;
@@ -72,7 +73,11 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     }
     let setups = Arc::new(Mutex::new(setups));
     let read_bytes = shared.config().size("core.memory.bytes") / 4;
-    let mut executors = ring::boot(&shard_cpus, read_bytes, move |io: RingIo| {
+    let engine = match shared.config().text("core.executor") {
+        "glommio" => Engine::Glommio,
+        _ => Engine::Own,
+    };
+    let mut executors = ring::boot_on(engine, &shard_cpus, read_bytes, move |io: RingIo| {
         let index = crate::io::Io::core(&io).index();
         let setup = setups
             .lock()
@@ -290,6 +295,16 @@ fn never_began(core: usize, executor: Executor) -> BootFailed {
         ""
     };
     BootFailed(format!("core {core} does not start: {why}{remedy}"))
+}
+
+/// A panic on one core would leave a node that is half alive where the profile unwinds: the way
+/// back to a known state is recovery, in every profile.
+fn die_of_panics() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::abort();
+    }));
 }
 
 fn exit_on_second_signal() {

@@ -1,11 +1,11 @@
-//! The second ring: operations go in by tick, completions come out by one task per executor.
+//! The ring: operations go in by lap, completions come out and wake whoever waits.
 //!
-//!     op future ── push SQE, mark dirty, wake ──► driver task ── enter ──► kernel
-//!         ▲                                          │  ▲
-//!         └────────────── wake on CQE ───────────────┘  └── eventfd, read through glommio's ring
+//!     op future ── push SQE, ring the bell ──► round or park ── enter ──► kernel
+//!         ▲                                         │
+//!         └────────────── wake on CQE ──────────────┘
 //!
-//! The driver parks on a blocking-mode eventfd that the kernel signals when completions wait; it
-//! is read through glommio's main ring, so the executor sleeps and wakes as for its own I/O.
+//! Who calls `round` is the executor's affair: `executor` does it in its loop, `guest` in a task of
+//! a glommio executor.
 //!
 //! Lives on: every core, one instance; the ring belongs to the thread that made it.
 //!
@@ -14,21 +14,18 @@
 //!       future that asked for it.
 //!   V2  A dropped future's operation is cancelled; a descriptor that it yields all the same is
 //!       closed.
-//!   V3  The driver waits on the eventfd only after it has looked, with notifications enabled, and
-//!       seen neither completions nor deferred work.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use glommio::io::BufferedFile;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
@@ -38,8 +35,6 @@ use crate::base::buffer::AlignedBuffer;
 const ENTRIES: u32 = 512;
 /// Completions that fit before the kernel has to keep the rest for later.
 const COMPLETIONS: u32 = 8192;
-/// The driver lets glommio's own reactor run at least this often.
-const CEDE_AFTER: Duration = Duration::from_micros(200);
 /// Marks completions that nobody waits for.
 const NOBODY: u64 = u64::MAX;
 
@@ -52,6 +47,7 @@ pub struct Keep {
     pub buffer: Option<AlignedBuffer>,
     pub paths: Vec<CString>,
     pub address: Option<Box<socket2::SockAddr>>,
+    pub counter: Option<Box<[u8; 8]>>,
     /// The result is a new descriptor, to be closed if nobody takes it.
     pub yields_descriptor: bool,
 }
@@ -67,37 +63,40 @@ pub struct Driver {
     ring: RefCell<IoUring>,
     slots: RefCell<Slab<Slot>>,
     dirty: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-    event: BufferedFile,
-    zero: BufferedFile,
+    /// Woken when an operation is queued; unused where the executor looks by itself.
+    bell: RefCell<Option<Waker>>,
 }
 
 impl Driver {
     /// Makes the ring on the calling thread, which alone may use it.
-    pub async fn new() -> io::Result<Rc<Driver>> {
+    pub fn new() -> io::Result<Rc<Driver>> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)?;
-        // SAFETY: the call takes no pointers; the descriptor is checked and owned at once.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        ring.submitter().register_eventfd(event)?;
-        // SAFETY: `event` is a fresh descriptor that nothing else owns.
-        let event = unsafe { BufferedFile::from_raw_fd(event) };
-        let zero = BufferedFile::open("/dev/zero").await.map_err(io::Error::from)?;
         Ok(Rc::new(Driver {
             ring: RefCell::new(ring),
             slots: RefCell::new(Slab::new()),
             dirty: Cell::new(false),
-            waker: RefCell::new(None),
-            event,
-            zero,
+            bell: RefCell::new(None),
         }))
+    }
+
+    /// Lets the kernel signal `event` whenever a completion waits.
+    pub fn signal(&self, event: &impl AsRawFd) -> io::Result<()> {
+        self.ring.borrow().submitter().register_eventfd(event.as_raw_fd())
+    }
+
+    /// Who is woken when an operation is queued.
+    pub fn set_bell(&self, waker: &Waker) {
+        *self.bell.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Whether operations are queued and not submitted.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.get()
     }
 
     /// Queues an operation; it is submitted with all others of this tick.
@@ -127,76 +126,61 @@ impl Driver {
 
     fn mark_dirty(&self) {
         if !self.dirty.replace(true)
-            && let Some(waker) = self.waker.borrow().as_ref()
+            && let Some(waker) = self.bell.borrow().as_ref()
         {
             waker.wake_by_ref();
         }
     }
 
-    /// Passes through glommio's reactor once, so that its timers and wake-ups get their turn.
-    pub async fn cede(&self) {
-        drop(self.zero.read_at(0, 1).await);
-    }
-
-    /// Runs for the life of the executor.
-    pub async fn run(self: Rc<Self>) {
-        let mut ceded = Instant::now();
-        let mut event: Option<Pin<Box<dyn Future<Output = ()>>>> = None;
-        loop {
-            if self.dirty.replace(false) || self.is_something_ready() {
-                self.round();
-            } else {
-                self.wait(&mut event).await;
-            }
-            if ceded.elapsed() >= CEDE_AFTER {
-                self.cede().await;
-                ceded = Instant::now();
-            } else {
-                yield_once().await;
-            }
-        }
-    }
-
-    /// Enables notifications and looks once more (V3).
-    fn is_something_ready(&self) -> bool {
+    /// Enables the signal and looks once more: false promises that a later completion signals.
+    pub fn is_something_ready(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
         ring.completion().enable_eventfd();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let deferred = ring.submission().taskrun() || ring.submission().cq_overflow();
-        deferred || !ring.completion().is_empty()
-    }
-
-    async fn wait(self: &Rc<Self>, event: &mut Option<Pin<Box<dyn Future<Output = ()>>>>) {
-        poll_fn(|context| {
-            *self.waker.borrow_mut() = Some(context.waker().clone());
-            if self.dirty.get() {
-                return Poll::Ready(());
-            }
-            // One read stays in flight across waits: it is never dropped half-way.
-            let read = event.get_or_insert_with(|| {
-                let driver = self.clone();
-                Box::pin(async move { drop(driver.event.read_at(0, 8).await) })
-            });
-            if read.as_mut().poll(context).is_ready() {
-                *event = None;
-                return Poll::Ready(());
-            }
-            Poll::Pending
-        })
-        .await;
+        has_work(&mut ring)
     }
 
     /// Submits what is queued, lets the kernel run its deferred work, and wakes whoever waited.
-    fn round(&self) {
+    pub fn round(&self) {
         let mut ring = self.ring.borrow_mut();
         ring.completion().disable_eventfd();
+        self.dirty.set(false);
         let queued = u32::try_from(ring.submission().len()).unwrap_or(0);
         // SAFETY: entering with GETEVENTS passes no pointers.
         let entered = unsafe {
             ring.submitter().enter::<libc::sigset_t>(queued, 0, IORING_ENTER_GETEVENTS, None)
         };
+        self.reap(&mut ring, entered);
+    }
+
+    /// As `round`, but only enters the kernel if there is something to do there.
+    pub fn round_if_due(&self) {
+        if self.dirty.get() || has_work(&mut self.ring.borrow_mut()) {
+            self.round();
+        }
+    }
+
+    /// Submits what is queued and sleeps until a completion or, if given, for `timeout`; then wakes
+    /// whoever waited.
+    pub fn park(&self, timeout: Option<Duration>) {
+        let mut ring = self.ring.borrow_mut();
+        self.dirty.set(false);
+        let entered = match timeout {
+            None => ring.submitter().submit_and_wait(1),
+            Some(timeout) => {
+                let timespec = types::Timespec::from(timeout);
+                ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        self.reap(&mut ring, entered);
+    }
+
+    fn reap(&self, ring: &mut IoUring, entered: io::Result<usize>) {
         if let Err(error) = entered
-            && !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::EAGAIN))
+            && !matches!(
+                error.raw_os_error(),
+                Some(libc::EBUSY | libc::EINTR | libc::EAGAIN | libc::ETIME)
+            )
         {
             // The ring itself is broken: nothing on this core can go on.
             panic!("io_uring_enter failed: {error}");
@@ -244,6 +228,12 @@ impl Driver {
 /// `IORING_ENTER_GETEVENTS` of `linux/io_uring.h`.
 const IORING_ENTER_GETEVENTS: u32 = 1;
 
+/// Whether completions wait, or the kernel has work that it does at the next enter.
+fn has_work(ring: &mut IoUring) -> bool {
+    let deferred = ring.submission().taskrun() || ring.submission().cq_overflow();
+    deferred || !ring.completion().is_empty()
+}
+
 fn complete(slots: &mut Slab<Slot>, key: u64, result: i32) {
     let Some(slot) = usize::try_from(key).ok().and_then(|key| slots.get_mut(key)) else { return };
     match std::mem::replace(slot, Slot::Orphan { keep: Keep::default() }) {
@@ -271,19 +261,6 @@ fn close_unwanted(keep: &Keep, result: i32) {
 pub fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the completion of an open or accept yields a fresh descriptor, exactly once.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
-}
-
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// An operation in flight. Resolves to the kernel's result and what was kept for it.
@@ -328,6 +305,6 @@ fn outcome(result: i32) -> io::Result<u32> {
 }
 
 /// A raw descriptor for an entry whose `Keep` holds the owner.
-pub fn fd(descriptor: &impl std::os::fd::AsRawFd) -> types::Fd {
+pub fn fd(descriptor: &impl AsRawFd) -> types::Fd {
     types::Fd(descriptor.as_raw_fd())
 }

@@ -1,14 +1,16 @@
-//! The seam on Linux: glommio runs the tasks and the timers; a second io_uring per executor does
-//! the disk and the network.
+//! The seam on Linux: one io_uring per core does the disk and the network (`driver`); an executor
+//! runs the tasks and the timers: our own around that ring, or glommio's, in which it is a guest.
 //!
 //! glommio's own stream and file types cost twice the CPU per request and have no way to flush
-//! with the write, so they stay unused (`driver` explains how the two rings live together).
+//! with the write, so they stay unused.
 //!
 //! Lives on: every core.  Talks to: the kernel (6.1 or newer).
 
 mod boot;
 mod driver;
+mod executor;
 mod file;
+mod guest;
 mod net;
 pub mod probe;
 pub mod signals;
@@ -20,18 +22,18 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use glommio::timer::Timer;
-
 use super::{Io, OpenHow};
 use crate::base::buffer::Arena;
 use crate::base::ids::CoreId;
 use crate::base::time::{Instant, UnixMillis};
 
-pub use boot::{Executor, boot};
+pub use boot::{Engine, Executor, boot, boot_on};
 pub use file::RingFile;
 pub use net::{RingListener, RingStream};
 
 use driver::Driver;
+use executor::yield_once;
+use guest::Guest;
 
 /// One core's handle on the kernel.
 #[derive(Clone)]
@@ -43,9 +45,33 @@ struct Inner {
     core: CoreId,
     arena: Arena,
     driver: Rc<Driver>,
-    clock: quanta::Clock,
-    /// The clock's reading that counts as zero, the same for all cores.
+    clock: Clock,
+    host: Host,
+}
+
+/// What runs this core's tasks.
+enum Host {
+    Own(Rc<executor::Executor>),
+    Glommio(Rc<Guest>),
+}
+
+/// The monotonic clock of a process's cores.
+#[derive(Clone)]
+struct Clock {
+    ticks: quanta::Clock,
+    /// The reading that counts as zero.
     origin: u64,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        let ticks = quanta::Clock::new();
+        Clock { origin: ticks.raw(), ticks }
+    }
+
+    fn now(&self) -> Instant {
+        Instant(self.ticks.delta_as_nanos(self.origin, self.ticks.raw()))
+    }
 }
 
 impl RingIo {
@@ -68,8 +94,7 @@ impl Io for RingIo {
     }
 
     fn now(&self) -> Instant {
-        let clock = &self.inner.clock;
-        Instant(clock.delta_as_nanos(self.inner.origin, clock.raw()))
+        self.inner.clock.now()
     }
 
     fn wall(&self) -> UnixMillis {
@@ -86,21 +111,30 @@ impl Io for RingIo {
     }
 
     fn spawn(&self, _name: &'static str, task: impl Future<Output = ()> + 'static) {
-        glommio::spawn_local(task).detach();
+        match &self.inner.host {
+            Host::Own(executor) => executor.spawn(task),
+            Host::Glommio(_) => Guest::spawn(task),
+        }
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + 'static {
-        let left = deadline - self.now();
+        let inner = self.inner.clone();
         async move {
-            if !left.is_zero() {
-                Timer::new(left).await;
+            match &inner.host {
+                Host::Own(executor) => executor.sleep_until(deadline).await,
+                Host::Glommio(_) => Guest::sleep(deadline - inner.clock.now()).await,
             }
         }
     }
 
     fn cede(&self) -> impl Future<Output = ()> + 'static {
-        let driver = self.driver().clone();
-        async move { driver.cede().await }
+        let inner = self.inner.clone();
+        async move {
+            match &inner.host {
+                Host::Own(_) => yield_once().await,
+                Host::Glommio(guest) => guest.cede().await,
+            }
+        }
     }
 
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<RingFile> {

@@ -14,15 +14,27 @@ use crate::io::{BLOCK_BYTES, Durability, File, Listener, Stream};
 
 const ARENA_BYTES: usize = 64 << 20;
 
-/// Runs `main` on one executor and returns what it sends.
+const ENGINES: [Engine; 2] = [Engine::Own, Engine::Glommio];
+
+/// Runs `main` on one executor of each engine and returns what the last sends.
 fn on_a_core<T, M, F>(main: M) -> T
 where
     T: Send + 'static,
     M: Fn(RingIo) -> F + Clone + Send + 'static,
     F: Future<Output = T> + 'static,
 {
+    let outcomes = ENGINES.map(|engine| on_a_core_of(engine, main.clone()));
+    outcomes.into_iter().next_back().expect("two")
+}
+
+fn on_a_core_of<T, M, F>(engine: Engine, main: M) -> T
+where
+    T: Send + 'static,
+    M: Fn(RingIo) -> F + Clone + Send + 'static,
+    F: Future<Output = T> + 'static,
+{
     let (send, receive) = mpsc::channel();
-    let executors = boot(&[0], ARENA_BYTES, move |io| {
+    let executors = boot_on(engine, &[0], ARENA_BYTES, move |io| {
         let (main, send) = (main.clone(), send.clone());
         async move { drop(send.send(main(io).await)) }
     });
@@ -120,6 +132,9 @@ fn closing_a_listener_ends_its_accept() {
 fn dropped_operations_leak_neither_slots_nor_descriptors() {
     let before = open_descriptors();
     on_a_core(|io| async move {
+        io.sleep(Duration::from_millis(1)).await;
+        // The executor itself waits to be woken.
+        let idle = io.driver().in_flight();
         let listener = io.listen(any_port()).expect("a free port");
         for _ in 0..50 {
             let client = io.connect(listener.address()).await.expect("connected");
@@ -133,7 +148,7 @@ fn dropped_operations_leak_neither_slots_nor_descriptors() {
         }
         drop(listener);
         for _ in 0..1000 {
-            if io.driver().in_flight() == 0 {
+            if io.driver().in_flight() <= idle {
                 return;
             }
             io.sleep(Duration::from_millis(1)).await;
@@ -193,13 +208,19 @@ fn many_small_operations_never_stall() {
 
 #[test]
 fn messages_cross_cores_and_sleeping_executors_wake() {
+    for engine in ENGINES {
+        cross_cores(engine);
+    }
+}
+
+fn cross_cores(engine: Engine) {
     let cpus = probe::cpus();
     let second = cpus.get(1).copied().unwrap_or(cpus[0]);
     let (to_one, from_zero) = mailbox::<u32>(16);
     let (to_zero, from_one) = mailbox::<u32>(16);
     let ends = std::sync::Mutex::new((Some((to_one, from_one)), Some((to_zero, from_zero))));
     let ends = std::sync::Arc::new(ends);
-    let executors = boot(&[cpus[0], second], 1 << 20, move |io| {
+    let executors = boot_on(engine, &[cpus[0], second], 1 << 20, move |io| {
         let ends = ends.clone();
         async move {
             let (sender, mut receiver) = {
@@ -223,4 +244,75 @@ fn messages_cross_cores_and_sleeping_executors_wake() {
     for executor in executors.expect("bootable") {
         executor.join().expect("a clean end");
     }
+}
+
+/// X3: a task that is always ready keeps neither timers nor completions from their turn.
+#[test]
+fn a_task_that_wakes_itself_starves_nobody() {
+    on_a_core(|io| async move {
+        let (done, hog) = (Rc::new(Cell::new(false)), io.clone());
+        let seen = done.clone();
+        io.spawn("hog", async move {
+            while !seen.get() {
+                hog.cede().await;
+            }
+        });
+        let listener = io.listen(any_port()).expect("a free port");
+        for _ in 0..100 {
+            drop(io.connect(listener.address()).await.expect("connected"));
+            io.sleep(Duration::from_micros(10)).await;
+        }
+        done.set(true);
+    });
+}
+
+/// X2: wakes from a plain thread, against an executor that parks after each.
+#[test]
+fn wakes_from_other_threads_are_not_lost() {
+    for engine in ENGINES {
+        let (sender, receiver) = mailbox::<u32>(4);
+        let (answer, answered) = mpsc::channel();
+        let ends = std::sync::Arc::new(std::sync::Mutex::new(Some((receiver, answer))));
+        let executors = boot_on(engine, &[0], 1 << 20, move |_| {
+            let ends = ends.lock().expect("no panic").take();
+            async move {
+                let (mut receiver, answer) = ends.expect("once");
+                while let Some(number) = receiver.recv().await {
+                    answer.send(number).expect("the test waits");
+                }
+            }
+        });
+        for number in 0..20_000 {
+            assert!(sender.try_send(number).is_ok());
+            assert_eq!(answered.recv_timeout(Duration::from_secs(20)), Ok(number), "{engine:?}");
+        }
+        drop(sender);
+        for executor in executors.expect("bootable") {
+            executor.join().expect("a clean end");
+        }
+    }
+}
+
+/// An alarm that is given up leaves nothing behind, and those of one instant all sound.
+#[test]
+fn alarms_sound_in_order_and_can_be_given_up() {
+    on_a_core(|io| async move {
+        let began = io.now();
+        let sounded = Rc::new(std::cell::RefCell::new(Vec::new()));
+        for number in (0..20_u64).rev() {
+            let (task_io, sounded) = (io.clone(), sounded.clone());
+            io.spawn("alarm", async move {
+                task_io.sleep_until(began + Duration::from_millis(20 + number / 2 * 4)).await;
+                sounded.borrow_mut().push(number / 2);
+            });
+        }
+        for _ in 0..100 {
+            let given_up = std::pin::pin!(io.sleep(Duration::from_secs(3600)));
+            futures_util::future::select(given_up, std::pin::pin!(io.cede())).await;
+        }
+        io.sleep_until(began + Duration::from_millis(70)).await;
+        let sounded = sounded.borrow();
+        assert_eq!(*sounded, (0..10).flat_map(|number| [number; 2]).collect::<Vec<_>>());
+        assert!(io.now() - began >= Duration::from_millis(70));
+    });
 }
