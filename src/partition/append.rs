@@ -105,7 +105,11 @@ impl<I: Io> Owner<I> {
     /// Checks one part, waits for room in the journal, and appends it.
     async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
         let summary = self.check_records(&part)?;
-        self.journal.room(part.records.len()).await.map_err(refused_by_journal)?;
+        if let Err(refusal) = self.journal.room(part.records.len()).await {
+            // What is there already needs no room, and a batch behind it may find some.
+            let known = if summary.has_producer { self.known_already(&part) } else { None };
+            return known.ok_or_else(|| refused_by_journal(refusal));
+        }
         // The topic may have gone while this waited.
         let image = self.image();
         let log = self.log_to_write(&image, part.partition).ok_or_else(unknown_partition)?;
@@ -115,6 +119,12 @@ impl<I: Io> Owner<I> {
             return Ok(admitted);
         }
         self.append(&log, &part, &summary, image.leader_epoch())
+    }
+
+    /// The answer to a batch that was appended before.
+    fn known_already(&self, part: &ProducePart) -> Option<Admitted> {
+        let log = self.log_to_write(&self.image(), part.partition)?;
+        self.judge_producers(&log, &part.records).ok()?
     }
 
     fn check_records(&self, part: &ProducePart) -> Result<Summary, ProduceAnswer> {

@@ -92,6 +92,8 @@ pub struct Batch {
     /// Of the record, and what the header says of it.
     pub timestamp: i64,
     pub max_timestamp: i64,
+    /// The producer's id, -1 for none, and the sequence of the record.
+    pub producer: (i64, i32),
 }
 
 /// What a record says that lies in the past.
@@ -110,6 +112,7 @@ impl Default for Batch {
             attributes: 0,
             timestamp: SOME_TIME,
             max_timestamp: SOME_TIME,
+            producer: (-1, -1),
         }
     }
 }
@@ -129,7 +132,9 @@ impl Batch {
 
         let summed = Bytes::default().i16(self.attributes).i32(self.last_offset_delta);
         let summed = summed.i64(self.timestamp).i64(self.max_timestamp);
-        let mut summed = summed.i64(-1).i16(-1).i32(-1).i32(self.count).0;
+        let (id, sequence) = self.producer;
+        let epoch = if id < 0 { -1 } else { 0 };
+        let mut summed = summed.i64(id).i16(epoch).i32(sequence).i32(self.count).0;
         summed.extend(records);
         let length = i32::try_from(summed.len() + 9).expect("a small batch") + self.length_error;
         let mut out = Bytes::default().i64(0).i32(length).i32(-1).i8(self.magic).0;

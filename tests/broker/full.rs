@@ -55,7 +55,11 @@ fn a_journal_that_cannot_be_drained_refuses_writes_and_nothing_else() {
     create_topic(&broker.bootstrap(), &other, 1);
     let large = Batch { value_bytes: 1_000_000, ..Batch::default() }.encode();
     let mut peer = Peer::connect(broker.address());
-    let mut count = 0;
+    // Sent again when the journal is full: what is there needs no room.
+    let known = Batch { producer: (1_000_000, 0), value_bytes: 200_000, ..Batch::default() };
+    let known = known.encode();
+    assert_eq!(produce_in_words(&mut peer, &topic, &known).0, 0);
+    let mut count = 1;
     let words = loop {
         let (code, offset, words) = produce_in_words(&mut peer, &topic, &large);
         if code != 0 {
@@ -72,6 +76,8 @@ fn a_journal_that_cannot_be_drained_refuses_writes_and_nothing_else() {
     // Also the smallest record, once nothing is left; metadata and deletions go on.
     let small = Batch { value_bytes: 100_000, ..Batch::default() }.encode();
     while produce_in_words(&mut peer, &other, &small).0 == 0 {}
+    let (code, offset, words) = produce_in_words(&mut peer, &topic, &known);
+    assert_eq!((code, offset), (0, 0), "a batch that is there already: {words}");
     assert_eq!(delete_records(&mut peer, &topic, 5), (5, 0));
     let made = fresh("made");
     create_topic(&broker.bootstrap(), &made, 1);
