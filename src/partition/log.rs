@@ -315,6 +315,13 @@ impl PartitionLog {
         found
     }
 
+    /// The settled extent that holds `offset`, or the next one.
+    pub fn extent_at(&self, offset: Offset) -> Option<Extent> {
+        let after = self.extents.partition_point(|extent| extent.next <= offset);
+        let found = self.extents.get(after).copied();
+        found.filter(|extent| extent.next <= self.high_watermark)
+    }
+
     /// Bytes a fetch at `from` could get now, counted up to `enough`.
     pub fn bytes_available(&self, from: Offset, enough: usize) -> usize {
         if self.segment_from(from).is_some() {

@@ -16,6 +16,7 @@
 //!   O3  Nothing is acknowledged after the journal is poisoned.
 //!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
 
+mod ahead;
 mod append;
 mod checkpoint;
 mod cleanup;
@@ -73,6 +74,7 @@ pub struct Owner<I: Io> {
     store: Store<I>,
     /// Taken by whoever changes the segments.
     storage_turn: Mutex<()>,
+    ahead: ahead::Ahead,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     /// Bytes of records that drains have carried on in the journal.
@@ -101,6 +103,7 @@ impl<I: Io> Owner<I> {
             coordinator: coordinator::Coordinator::new(group_settings),
             store,
             storage_turn: Mutex::new(()),
+            ahead: ahead::Ahead::default(),
             stopping: Cell::new(false),
             carried_bytes: Cell::new(recovered.carried_bytes),
             doomed: RefCell::default(),

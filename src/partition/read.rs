@@ -5,6 +5,7 @@
 //!       for; the first of all parts in any case, whatever its size (KIP-74).
 //!   F2  Bytes that come from a file are given only after every batch's CRC was verified.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,7 +72,11 @@ impl FetchedPart {
 
 impl<I: Io> Owner<I> {
     /// Reads the parts in order until `bytes_max` is reached; later ones come without records.
-    pub async fn read_all(&self, parts: &[FetchPart], bytes_max: usize) -> Vec<FetchedPart> {
+    pub async fn read_all(
+        self: &Rc<Self>,
+        parts: &[FetchPart],
+        bytes_max: usize,
+    ) -> Vec<FetchedPart> {
         let mut left = bytes_max;
         let mut answers = Vec::with_capacity(parts.len());
         let mut is_first = true;
@@ -99,14 +104,14 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    async fn read(&self, part: &FetchPart, left: usize, is_first: bool) -> FetchedPart {
+    async fn read(self: &Rc<Self>, part: &FetchPart, left: usize, is_first: bool) -> FetchedPart {
         let (mut answer, log) = match self.locate(part) {
             Ok(found) => found,
             Err(error) => return FetchedPart::failed(error),
         };
         let bytes_max = part.bytes_max.min(left);
         let Some(log) = log.filter(|_| bytes_max > 0 || is_first) else { return answer };
-        match self.gather(&log, part.offset, (bytes_max, is_first)).await {
+        match self.read_on(&log, part.offset, (bytes_max, is_first)).await {
             Ok(records) => {
                 // More may have settled while this was read.
                 answer.high_watermark = log.borrow().high_watermark();
@@ -114,6 +119,7 @@ impl<I: Io> Owner<I> {
             }
             Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {
                 // The core's budget is spent: an empty answer slows the client down.
+                self.ahead.clear();
             }
             Err(_) if log.borrow().log_start() > part.offset => {
                 return FetchedPart::failed(ErrorCode::OFFSET_OUT_OF_RANGE);
@@ -335,6 +341,24 @@ fn skip_batches(bytes: &Bytes, from: Offset) -> Bytes {
         .map(|(_, batch)| batch.len())
         .sum();
     bytes.slice(before..)
+}
+
+/// The leading batches of `pieces` that fit `bytes_max`; the first one in any case if
+/// `at_least_one`.
+pub(super) fn cut_pieces(pieces: Vec<Bytes>, bytes_max: usize, at_least_one: bool) -> Vec<Bytes> {
+    let mut cut = Vec::with_capacity(pieces.len());
+    let mut bytes = 0;
+    for piece in pieces {
+        let left = bytes_max.saturating_sub(bytes);
+        let whole = cut_batches(&piece, left, at_least_one && bytes == 0);
+        let is_last = whole.len() < piece.len();
+        bytes += whole.len();
+        cut.extend(Some(whole).filter(|whole| !whole.is_empty()));
+        if is_last {
+            break;
+        }
+    }
+    cut
 }
 
 /// The leading batches that fit `bytes_max`; the first one in any case if `at_least_one`.
