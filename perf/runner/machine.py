@@ -4,7 +4,29 @@ import datetime
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
+
+
+DIRTY_BYTES_MAX = 4 << 20
+SETTLE_SECONDS = 2
+
+
+def settle(patience=60):
+    """Waits until what earlier turns wrote or removed has reached the device, and a moment more:
+    the next turn shall not pay for them."""
+    os.sync()
+    until = time.monotonic() + patience
+    while unwritten() > DIRTY_BYTES_MAX and time.monotonic() < until:
+        time.sleep(0.2)
+    time.sleep(SETTLE_SECONDS)
+
+
+def unwritten(text=None):
+    """Bytes in the page cache that are dirty or being written back, of `/proc/meminfo`."""
+    lines = (text or Path("/proc/meminfo").read_text()).splitlines()
+    fields = (line.split() for line in lines if line.startswith(("Dirty:", "Writeback:")))
+    return sum(int(field[1]) << 10 for field in fields)
 
 
 def describe(folder, root):
