@@ -3,6 +3,9 @@
 //! Invariants
 //!   F1  Zeros are written only beyond what was ever placed: a step is published as allocated
 //!       after it is durable, and no group is placed into it before.
+//!       Where there is time for it, they are written in small pieces with pauses, and flushed
+//!       seldom: each flush of a growing file commits the file system's own journal, which a
+//!       group's write may have to wait for.
 //!   F2  Files are used again lowest number first, so that the numbers in use have no hole.
 
 use std::collections::BTreeMap;
@@ -16,11 +19,19 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Handle, Inner, Location, Refusal, State, is_no_space};
-use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
+use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 
-/// Zeros are kept this far ahead of the head ...
+/// Zeros are kept this far ahead of the head, and, once so much was written, a whole file: a write
+/// that makes a file longer keeps all others to that file waiting, so a busy head finds its file
+/// whole ...
 const AHEAD_BYTES: u64 = 32 << 20;
-/// ... and written in steps of this size, the first being small so that a start is quick.
+/// ... and written in steps of this size while there is time, that is this much ahead ...
+const CALM_STEP_BYTES: u64 = 32 << 20;
+const CALM_BYTES: u64 = 8 << 20;
+const CALM_CHUNK_BYTES: usize = 128 << 10;
+/// ... resting this many times as long as each piece took; ...
+const CALM_REST: u32 = 3;
+/// ... otherwise of this size, the first being small so that a start is quick.
 const STEP_BYTES: u64 = 4 << 20;
 const FIRST_STEP_BYTES: u64 = 1 << 20;
 /// A full disk is tried again after this long.
@@ -100,6 +111,11 @@ enum Step {
         number: u64,
         to: u64,
     },
+    /// The same, with pauses, and only as long as there is time.
+    ExtendCalmly {
+        number: u64,
+        to: u64,
+    },
     /// Make the next file.
     Create {
         number: u64,
@@ -120,8 +136,7 @@ enum Step {
 pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
     loop {
         let step = plan(&inner);
-        inner.state.borrow_mut().preparing =
-            matches!(step, Step::Extend { .. } | Step::Create { .. } | Step::Reuse { .. });
+        inner.state.borrow_mut().preparing = !matches!(step, Step::Full | Step::Wait | Step::End);
         let outcome = match step {
             Step::End => return,
             Step::Wait => {
@@ -135,6 +150,7 @@ pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
                 Ok(())
             }
             Step::Extend { number, to } => extend(&inner, number, to).await,
+            Step::ExtendCalmly { number, to } => extend_calmly(&inner, number, to).await,
             Step::Create { number, to } => create(&inner, number, to).await,
             Step::Reuse { old, number } => reuse(&inner, old, number).await,
         };
@@ -164,12 +180,13 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     let head = space.head + filling;
     let (number, end) = (space.file_number(), space.file_end());
     let start = end - space.file_bytes;
-    if space.allocated < end && space.allocated.saturating_sub(head) < AHEAD_BYTES.max(wanted) {
-        let to = (space.allocated - start + STEP_BYTES.max(wanted)).min(space.file_bytes);
-        return Step::Extend { number, to: to.next_multiple_of(BLOCK_BYTES as u64) };
+    let target = AHEAD_BYTES.max((head - space.began).min(space.file_bytes));
+    if space.allocated < end && space.allocated.saturating_sub(head) < target.max(wanted) {
+        let ahead = space.allocated.saturating_sub(head);
+        return extension(number, space.allocated - start, ahead, wanted, space.file_bytes);
     }
     match space.next_allocated {
-        None if space.allocated == end && end.saturating_sub(head) < AHEAD_BYTES.max(wanted) => {
+        None if space.allocated == end && end.saturating_sub(head) < target.max(wanted) => {
             let to = FIRST_STEP_BYTES.max(wanted).min(space.file_bytes);
             let create =
                 Step::Create { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) };
@@ -187,13 +204,22 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
         }
         Some(allocated)
             if allocated < end + space.file_bytes
-                && (allocated.saturating_sub(head) < AHEAD_BYTES || allocated - end < wanted) =>
+                && (allocated.saturating_sub(head) < target || allocated - end < wanted) =>
         {
-            let to = (allocated - end + STEP_BYTES).max(wanted).min(space.file_bytes);
-            Step::Extend { number: number + 1, to: to.next_multiple_of(BLOCK_BYTES as u64) }
+            let ahead = allocated.saturating_sub(head);
+            extension(number + 1, allocated - end, ahead, wanted, space.file_bytes)
         }
         _ => Step::Wait,
     }
+}
+
+/// The step that adds to the `allocated` bytes of a file, when `ahead` bytes are ready and somebody
+/// waits for room for `wanted`.
+fn extension(number: u64, allocated: u64, ahead: u64, wanted: u64, file_bytes: u64) -> Step {
+    let is_calm = wanted == 0 && ahead >= CALM_BYTES;
+    let step = if is_calm { CALM_STEP_BYTES } else { STEP_BYTES.max(wanted) };
+    let to = (allocated + step).min(file_bytes).next_multiple_of(BLOCK_BYTES as u64);
+    if is_calm { Step::ExtendCalmly { number, to } } else { Step::Extend { number, to } }
 }
 
 async fn wait<I: Io>(inner: &Rc<Inner<I>>) {
@@ -238,6 +264,29 @@ async fn extend<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
     let file = inner.state.borrow().files.get(number);
     let file = file.ok_or_else(|| io::Error::other("the journal's current file is not open"))?;
     file.allocate(to).await?;
+    publish(inner, number, file.len().min(inner.settings.file_bytes));
+    Ok(())
+}
+
+async fn extend_calmly<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result<()> {
+    let file = inner.state.borrow().files.get(number);
+    let file = file.ok_or_else(|| io::Error::other("the journal's current file is not open"))?;
+    let mut at = file.len().next_multiple_of(BLOCK_BYTES as u64);
+    if let Some(mut zeros) = inner.arena.take(CALM_CHUNK_BYTES) {
+        zeros.fill(0);
+        let zeros = zeros.freeze();
+        while at < to && inner.state.borrow().is_calm() {
+            let chunk = usize::try_from(to - at).unwrap_or(usize::MAX).min(CALM_CHUNK_BYTES);
+            let began = inner.io.now();
+            file.write_at(at, zeros.slice(..chunk), Durability::Written).await?;
+            at += chunk as u64;
+            inner.io.sleep((inner.io.now() - began) * CALM_REST).await;
+        }
+        file.sync().await?;
+    } else {
+        // The core's memory is in use: what is smaller finds some.
+        inner.io.sleep(RETRY / 100).await;
+    }
     publish(inner, number, file.len().min(inner.settings.file_bytes));
     Ok(())
 }
@@ -302,6 +351,14 @@ pub fn release_flushed<I: Io>(state: &mut State<I>, file_bytes: u64) {
 }
 
 impl<I: Io> State<I> {
+    /// Whether zeros may take their time.
+    fn is_calm(&self) -> bool {
+        let filling = self.filling.as_ref().map_or(0, |filling| filling.bytes() as u64);
+        let allocated = self.space.next_allocated.unwrap_or(self.space.allocated);
+        let ahead = allocated.saturating_sub(self.space.head + filling);
+        !self.closing && self.space.wanted == 0 && ahead >= CALM_BYTES
+    }
+
     /// The files' task has done a step; whoever closes the journal may wait for it.
     fn prepared(&mut self) {
         self.preparing = false;

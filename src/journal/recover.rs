@@ -226,6 +226,7 @@ fn space_at<F: File>(settings: &Settings, files: &Files<F>, head: &Head) -> Spac
     Space {
         file_bytes,
         head: head.address,
+        began: head.address,
         allocated: allocated(head.number).unwrap_or(head.address),
         next_allocated: allocated(head.number + 1),
         wanted: 0,

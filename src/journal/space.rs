@@ -29,8 +29,9 @@ pub enum Purpose {
 /// The current file and the one after it, as far as they are allocated.
 pub struct Space {
     pub file_bytes: u64,
-    /// The address after the last sealed group.
+    /// The address after the last sealed group, and where it was when the journal was opened.
     pub head: u64,
+    pub began: u64,
     /// The address up to which the current file is allocated.
     pub allocated: u64,
     /// The next file's allocated end, once it is there.
