@@ -82,6 +82,8 @@ pub struct PartitionLog {
     /// Of the extents.
     bytes: u64,
     segments: Vec<Segment>,
+    /// Compaction has been through everything before.
+    cleaned: Offset,
     extents: VecDeque<Extent>,
     epochs: Vec<EpochStart>,
     /// The journal address of the last checkpoint.
@@ -101,6 +103,7 @@ impl PartitionLog {
             next: 0,
             bytes: 0,
             segments: Vec::new(),
+            cleaned: 0,
             extents: VecDeque::new(),
             epochs: Vec::new(),
             checkpointed: None,
@@ -222,6 +225,7 @@ impl PartitionLog {
         let mut log = PartitionLog::new(id);
         log.bytes = extents.iter().map(|extent| u64::from(extent.location.length)).sum();
         log.segments = checkpoint.segments();
+        log.cleaned = checkpoint.cleaned;
         log.extents = extents;
         log.epochs = epochs;
         log.producers = producers;
@@ -266,7 +270,27 @@ impl PartitionLog {
     /// The state with these segments and this beginning of what is in the journal.
     pub fn checkpoint(&self, segments: &[Segment], hot_start: Offset) -> Checkpoint {
         let hot_start = hot_start.max(self.hot_start());
-        Checkpoint::new((self.log_start, hot_start), segments, &self.epochs, &self.producers)
+        let places = (self.log_start, hot_start, self.cleaned);
+        Checkpoint::new(places, segments, &self.epochs, &self.producers)
+    }
+
+    /// As `checkpoint`, once compaction has been through everything before `cleaned`.
+    pub fn cleaned_checkpoint(&self, segments: &[Segment], cleaned: Offset) -> Checkpoint {
+        let cleaned = cleaned.max(self.cleaned);
+        let places = (self.log_start, self.hot_start(), cleaned);
+        Checkpoint::new(places, segments, &self.epochs, &self.producers)
+    }
+
+    /// Compaction has written some segments anew.
+    pub fn compacted(&mut self, segments: Vec<Segment>, cleaned: Offset) {
+        self.segments = segments;
+        self.cleaned = cleaned.max(self.cleaned);
+        self.moves += 1;
+    }
+
+    /// The first offset that compaction has not been through.
+    pub fn cleaned(&self) -> Offset {
+        self.cleaned
     }
 
     /// A checkpoint stands in the journal at `address`.
@@ -412,7 +436,7 @@ mod tests {
 
     fn found(hot_start: Offset, log_start: Offset, extents: &[(Offset, Offset)]) -> Found {
         let log = PartitionLog::new(ID);
-        let checkpoint = Checkpoint::new((0, hot_start), &log.segments, &[], &log.producers);
+        let checkpoint = Checkpoint::new((0, hot_start, 0), &log.segments, &[], &log.producers);
         let extents = extents.iter().map(|(base, next)| extent(*base, *next)).collect();
         Found { checkpoint: Some((0, checkpoint)), log_start, extents, ..Found::default() }
     }

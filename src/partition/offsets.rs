@@ -6,7 +6,7 @@ use super::{Extent, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
 use crate::io::Io;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, HEADER_BYTES, Records};
 
@@ -141,7 +141,7 @@ impl<I: Io> Owner<I> {
         segment: &Segment,
         timestamp: i64,
     ) -> std::io::Result<FoundOffset> {
-        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let id = segment.id(log.borrow().id());
         let Some(mut from) = self.store.look_from(id, segment, timestamp).await? else {
             return Ok(FoundOffset::NONE);
         };

@@ -13,7 +13,7 @@ use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::Location;
-use crate::segment::{Segment, SegmentId, Span};
+use crate::segment::{Segment, Span};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
 
@@ -213,7 +213,7 @@ impl<I: Io> Owner<I> {
         from: Offset,
         (bytes_max, at_least_one): (usize, bool),
     ) -> std::io::Result<Option<Span>> {
-        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let id = segment.id(log.borrow().id());
         let span = self.store.read(id, segment, from, bytes_max).await?;
         if span.batches.len() > bytes_max && !at_least_one {
             return Ok(None);

@@ -3,6 +3,7 @@
 //!
 //!     segments/topic-7/3/00000000000000000000.log        batches of topic number 7, partition 3
 //!                        00000000000000000000.marks      where to begin reading, for a closed one
+//!                        00000000000000000000.2.log      the same offsets, compacted twice
 //!
 //! How many bytes of a file count is recorded in the journal, after they were synced; what lies
 //! behind them is left over from a crash and is written over.
@@ -42,13 +43,32 @@ pub struct Segment {
     pub max_timestamp: i64,
     /// When it was begun, in Unix milliseconds of the broker's clock.
     pub begun: i64,
+    /// How often its file was written anew, by compaction.
+    pub generation: u32,
 }
 
-/// The name of a file: its partition and first offset.
+impl Segment {
+    /// The name of its file, in `partition`.
+    pub fn id(&self, partition: PartitionId) -> SegmentId {
+        SegmentId { partition, base: self.base, generation: self.generation }
+    }
+}
+
+/// The name of a file: its partition, first offset and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId {
     pub partition: PartitionId,
     pub base: Offset,
+    pub generation: u32,
+}
+
+impl SegmentId {
+    fn name(self) -> String {
+        match self.generation {
+            0 => format!("{:020}.log", self.base),
+            generation => format!("{:020}.{generation}.log", self.base),
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -67,7 +87,7 @@ impl<I: Io> Store<I> {
 
     /// The file of a segment.
     pub fn path(&self, id: SegmentId) -> PathBuf {
-        self.partition_directory(id.partition).join(format!("{:020}.log", id.base))
+        self.partition_directory(id.partition).join(id.name())
     }
 
     fn marks_path(&self, id: SegmentId) -> PathBuf {

@@ -9,8 +9,11 @@ use crate::wire::records::{self, BatchBuilder, BatchHeader, Codec, NewRecord};
 
 const SEEDS: u64 = 300;
 const ARENA_BYTES: usize = 32 << 20;
-const ID: SegmentId =
-    SegmentId { partition: PartitionId { topic: TopicNumber(7), index: 3 }, base: 100 };
+const ID: SegmentId = SegmentId {
+    partition: PartitionId { topic: TopicNumber(7), index: 3 },
+    base: 100,
+    generation: 0,
+};
 
 fn store(io: &SimIo) -> Store<SimIo> {
     Store::new(io.clone(), Arena::new(ARENA_BYTES), PathBuf::from("/data/segments"))
@@ -40,8 +43,14 @@ struct Model {
 
 impl Model {
     fn new() -> Model {
-        let segment =
-            Segment { base: ID.base, next: ID.base, bytes: 0, max_timestamp: -1, begun: 0 };
+        let segment = Segment {
+            base: ID.base,
+            next: ID.base,
+            bytes: 0,
+            max_timestamp: -1,
+            begun: 0,
+            generation: 0,
+        };
         Model { segment, batches: Vec::new() }
     }
 

@@ -16,11 +16,13 @@
 mod build;
 mod codec;
 mod record;
+mod retain;
 mod validate;
 
 pub use build::{BatchBuilder, NewRecord, ProducerStamp};
 pub use codec::{Codec, CodecError, decompress};
 pub use record::{Header, Record, RecordError, Records, get_varint, get_varlong};
+pub use retain::retain;
 pub use validate::{Invalid, Summary, validate};
 
 /// Bytes of a batch before its records.
@@ -110,6 +112,11 @@ impl BatchHeader {
         self.attributes & CONTROL_BIT != 0
     }
 
+    /// From when on, in Unix milliseconds, its tombstones may go (KIP-534).
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
+    }
+
     pub fn has_producer(&self) -> bool {
         self.producer_id >= 0
     }
@@ -131,6 +138,10 @@ pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
 /// Sets the greatest timestamp, and the CRC, which covers it. `batch` has a whole header.
 pub fn set_max_timestamp(batch: &mut [u8], timestamp: i64) {
     batch[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    set_crc(batch);
+}
+
+fn set_crc(batch: &mut [u8]) {
     let crc = crc(batch);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
