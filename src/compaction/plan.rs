@@ -99,7 +99,10 @@ mod tests {
         assert_eq!(look(&all, 400, &POLICY, 0), None);
         assert_eq!(look(&all[2..], 100, &POLICY, 0).map(|dirty| dirty.start), Some(200));
         let young = Policy { min_lag_ms: 10, ..POLICY };
-        assert_eq!(look(&all, 100, &young, 12).map(|dirty| (dirty.start, dirty.end)), Some((100, 300)));
+        assert_eq!(
+            look(&all, 100, &young, 12).map(|dirty| (dirty.start, dirty.end)),
+            Some((100, 300))
+        );
         assert_eq!(look(&all, 300, &young, 12), None);
     }
 

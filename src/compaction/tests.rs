@@ -118,7 +118,8 @@ fn newest(seen: &[Seen]) -> BTreeMap<Vec<u8>, Seen> {
 /// What must be true of a log at any moment, given all that was ever written to it.
 fn check(log: &[Vec<u8>], written: &[Seen], producers: &BTreeMap<i64, Offset>) {
     let held = read(log);
-    let all: BTreeMap<Offset, &Seen> = written.iter().map(|record| (record.offset, record)).collect();
+    let all: BTreeMap<Offset, &Seen> =
+        written.iter().map(|record| (record.offset, record)).collect();
     for record in &held {
         assert_eq!(all.get(&record.offset), Some(&record), "C5");
     }

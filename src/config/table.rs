@@ -5,7 +5,7 @@
 use super::setting::{Effect, Kind, Scope, Setting};
 
 use Effect::{Honoured, Only, Stored};
-use Kind::{Bool, Choice, Int, List, Text};
+use Kind::{Bool, Choice, Double, Int, List, Text};
 use Scope::{Broker, Topic};
 
 const I32: i64 = i32::MAX as i64;
@@ -157,6 +157,63 @@ pub const BROKER: &[Setting] = &[
         "Bytes of one journal file; no request can be larger.",
     ),
     row(Broker, "listeners", Text, "127.0.0.1:9092", Honoured, "HOST:PORT to listen on."),
+    row(
+        Broker,
+        "log.cleaner.backoff.ms",
+        Int(0, I64),
+        "15000",
+        Honoured,
+        "How long compaction sleeps when nothing is dirty enough.",
+    ),
+    row(
+        Broker,
+        "log.cleaner.dedupe.buffer.size",
+        Int(4096, I64),
+        "134217728",
+        Honoured,
+        "Bytes of the maps of keys of all cores together, 24 for a key; more keys take more passes.",
+    ),
+    row(
+        Broker,
+        "log.cleaner.delete.retention.ms",
+        Int(0, I64),
+        "86400000",
+        Honoured,
+        "Default of delete.retention.ms.",
+    ),
+    row(Broker, "log.cleaner.enable", Bool, "true", Honoured, "Compact what cleanup.policy says."),
+    row(
+        Broker,
+        "log.cleaner.io.max.bytes.per.second",
+        Double(1, I64),
+        "1.7976931348623157E308",
+        Honoured,
+        "The most bytes that compaction reads and writes in a second, on each core.",
+    ),
+    row(
+        Broker,
+        "log.cleaner.max.compaction.lag.ms",
+        Int(1, I64),
+        "9223372036854775807",
+        Honoured,
+        "Default of max.compaction.lag.ms.",
+    ),
+    row(
+        Broker,
+        "log.cleaner.min.cleanable.ratio",
+        Double(0, 1),
+        "0.5",
+        Honoured,
+        "Default of min.cleanable.dirty.ratio.",
+    ),
+    row(
+        Broker,
+        "log.cleaner.min.compaction.lag.ms",
+        Int(0, I64),
+        "0",
+        Honoured,
+        "Default of min.compaction.lag.ms.",
+    ),
     row(Broker, "log.dirs", Text, "./corelog-data", Honoured, "The data directory."),
     row(
         Broker,
@@ -259,7 +316,7 @@ pub const TOPIC: &[Setting] = &[
         List(&["compact", "delete"]),
         "delete",
         Honoured,
-        "delete: records go by age and size. compact: they stay; nothing is compacted yet.",
+        "delete: records go by age and size. compact: the newest of each key stays.",
     ),
     row(
         Topic,
@@ -293,7 +350,14 @@ pub const TOPIC: &[Setting] = &[
         Only,
         "Record batches are stored as they come.",
     ),
-    row(Topic, "delete.retention.ms", Int(0, I64), "86400000", Stored, "Kept and reported."),
+    row(
+        Topic,
+        "delete.retention.ms",
+        Int(0, I64),
+        "86400000",
+        Honoured,
+        "A tombstone stays for this long once compaction has met it.",
+    ),
     row(Topic, "file.delete.delay.ms", Int(0, I64), "60000", Stored, "Kept and reported."),
     row(
         Topic,
@@ -321,8 +385,8 @@ pub const TOPIC: &[Setting] = &[
         "max.compaction.lag.ms",
         Int(1, I64),
         "9223372036854775807",
-        Stored,
-        "Kept and reported.",
+        Honoured,
+        "Compacted in any case when dirty for this long, once it has left the journal.",
     ),
     row(
         Topic,
@@ -356,8 +420,22 @@ pub const TOPIC: &[Setting] = &[
         Only,
         "Record batches keep their producer's time.",
     ),
-    row(Topic, "min.cleanable.dirty.ratio", Text, "0.5", Stored, "Kept and reported."),
-    row(Topic, "min.compaction.lag.ms", Int(0, I64), "0", Stored, "Kept and reported."),
+    row(
+        Topic,
+        "min.cleanable.dirty.ratio",
+        Double(0, 1),
+        "0.5",
+        Honoured,
+        "Compaction waits for more than this share of dirty bytes.",
+    ),
+    row(
+        Topic,
+        "min.compaction.lag.ms",
+        Int(0, I64),
+        "0",
+        Honoured,
+        "A younger record is not compacted away.",
+    ),
     row(
         Topic,
         "min.insync.replicas",
@@ -412,4 +490,17 @@ pub const TOPIC: &[Setting] = &[
         Stored,
         "A single node elects nobody.",
     ),
+];
+
+/// The node's setting that is the default of a topic's setting, where there is one.
+pub fn node_default(topic_setting: &str) -> Option<&'static str> {
+    let found = NODE_DEFAULTS.iter().find(|(name, _)| *name == topic_setting);
+    found.map(|(_, node)| *node)
+}
+
+const NODE_DEFAULTS: &[(&str, &str)] = &[
+    ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
+    ("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+    ("min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"),
+    ("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"),
 ];

@@ -120,7 +120,7 @@ impl<I: Io> Owner<I> {
     fn check_records(&self, part: &ProducePart) -> Result<Summary, ProduceAnswer> {
         let image = self.image();
         let topic = image.topic_by_number(part.partition.topic).ok_or_else(unknown_partition)?;
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         let summary = records::validate(&part.records)
             .map_err(|invalid| ProduceAnswer::refused(invalid.code(), invalid.to_string()))?;
         if summary.batches > 1 {

@@ -122,7 +122,8 @@ impl Checkpoint {
     /// The journal form.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
         let plain = self.plain();
-        let generations: Vec<u32> = self.segments.iter().map(|segment| segment.generation).collect();
+        let generations: Vec<u32> =
+            self.segments.iter().map(|segment| segment.generation).collect();
         let is_plain = self.cleaned == 0 && generations.iter().all(|generation| *generation == 0);
         let (version, archive) = if is_plain {
             (VERSION_PLAIN, rkyv::to_bytes::<Error>(&plain))
@@ -276,7 +277,8 @@ mod tests {
     fn damaged_checkpoints_are_refused_or_decode_without_panic() {
         assert!(Checkpoint::decode(&[]).is_err());
         assert!(Checkpoint::decode(&[9]).is_err_and(|why| why.contains("version 9")));
-        for body in [some(), compacted()].map(|checkpoint| checkpoint.encode().expect("encodable")) {
+        for body in [some(), compacted()].map(|checkpoint| checkpoint.encode().expect("encodable"))
+        {
             for length in 1..body.len() {
                 let _ = Checkpoint::decode(&body[..length]);
             }

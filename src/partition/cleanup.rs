@@ -102,7 +102,7 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let Some(topic) = image.topic_by_number(id.topic) else { return };
         let Some(log) = self.log(id) else { return };
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         if let Some(start) = expired(&log, &config, self.io.wall().0) {
             if self.journal_log_start(id, start).await.is_err() {
                 return; // told in the log; the next round tries again

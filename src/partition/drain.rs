@@ -103,7 +103,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
 }
 
 impl<I: Io> Owner<I> {
-    fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.stopping.get() || self.journal.is_closed() || self.journal.poisoned().is_some()
     }
 
@@ -235,7 +235,7 @@ impl<I: Io> Owner<I> {
         let partition = log.borrow().id();
         let image = self.image();
         let Some(topic) = image.topic_by_number(partition.topic) else { return Ok(None) };
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         let extents = log.borrow().extents_through(through);
         let Some(hot_start) = extents.last().map(|last| last.next) else { return Ok(None) };
         while log.borrow().high_watermark() < hot_start {
@@ -323,16 +323,26 @@ impl<I: Io> Owner<I> {
                 self.journal.room_to_manage(room).await.map_err(refused)?;
                 continue;
             }
-            let entry = Entry {
-                kind: EntryKind::Checkpoint,
-                partition: log.borrow().id(),
-                base_offset: checkpoint.hot_start,
-                epoch: self.leader_epoch(),
-            };
-            let appended = self.journal.append(entry, &body, |_| {}).map_err(refused)?;
-            log.borrow_mut().checkpointed_at(appended.location.address);
-            return Ok(appended.position);
+            return self.append_checkpoint_now(log, &checkpoint);
         }
+    }
+
+    /// As `append_checkpoint`, where there was just room.
+    pub(super) fn append_checkpoint_now(
+        &self,
+        log: &Log,
+        checkpoint: &Checkpoint,
+    ) -> io::Result<Position> {
+        let entry = Entry {
+            kind: EntryKind::Checkpoint,
+            partition: log.borrow().id(),
+            base_offset: checkpoint.hot_start,
+            epoch: self.leader_epoch(),
+        };
+        let body = checkpoint.encode().map_err(io::Error::other)?;
+        let appended = self.journal.append(entry, &body, |_| {}).map_err(refused)?;
+        log.borrow_mut().checkpointed_at(appended.location.address);
+        Ok(appended.position)
     }
 
     /// The whole metadata once more.
@@ -365,6 +375,6 @@ impl<I: Io> Owner<I> {
     }
 }
 
-fn refused(refusal: Refusal) -> io::Error {
+pub(super) fn refused(refusal: Refusal) -> io::Error {
     io::Error::other(refusal.to_string())
 }

@@ -53,6 +53,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// One past its last record's offset.
+    pub fn next(self) -> Offset {
+        match self {
+            Place::Cold(segment) => segment.next,
+            Place::Hot(extent) => extent.next,
+        }
+    }
+
     pub fn max_timestamp(self) -> i64 {
         match self {
             Place::Cold(segment) => segment.max_timestamp,
@@ -288,6 +296,16 @@ impl PartitionLog {
         self.moves += 1;
     }
 
+    /// The live segments that take no more records and have settled ones behind them. `now` in Unix
+    /// milliseconds.
+    pub fn closed_segments(&self, now: i64, segment_ms: i64) -> Vec<Segment> {
+        let mut live: Vec<Segment> = self.live_segments().copied().collect();
+        let has_more = self.settled_extents().next().is_some();
+        let is_old = |last: &mut Segment| now.saturating_sub(last.begun) > segment_ms;
+        live.pop_if(|last| !(has_more && is_old(last)));
+        live
+    }
+
     /// The first offset that compaction has not been through.
     pub fn cleaned(&self) -> Offset {
         self.cleaned
@@ -347,10 +365,11 @@ impl PartitionLog {
         self.extents_from(from, enough).iter().map(|extent| extent.location.length as usize).sum()
     }
 
-    /// The first place whose greatest timestamp is at least `timestamp`.
-    pub fn place_at_timestamp(&self, timestamp: i64) -> Option<Place> {
-        let cold = self.live_segments().find(|segment| segment.max_timestamp >= timestamp);
-        let hot = || self.settled_extents().find(|extent| extent.max_timestamp >= timestamp);
+    /// The first place at or behind `from` whose greatest timestamp is at least `timestamp`.
+    pub fn place_at_timestamp(&self, timestamp: i64, from: Offset) -> Option<Place> {
+        let is_it = |next: Offset, max: i64| next > from && max >= timestamp;
+        let cold = self.live_segments().find(|cold| is_it(cold.next, cold.max_timestamp));
+        let hot = || self.settled_extents().find(|hot| is_it(hot.next, hot.max_timestamp));
         cold.map(|segment| Place::Cold(*segment)).or_else(|| hot().map(|hot| Place::Hot(*hot)))
     }
 

@@ -4,6 +4,7 @@
 //!     fetch   ─► plan ─► journal's memory, journal's files or segments ─► bytes by reference
 //!     drain   ─► the oldest journal file's records ─► segments, or ahead in the journal
 //!     cleanup ─► what retention and deletion leave behind
+//!     compact ─► closed segments without the records that newer ones replace
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -19,6 +20,7 @@
 mod append;
 mod checkpoint;
 mod cleanup;
+mod compact;
 mod controller;
 mod coordinator;
 mod drain;
@@ -41,9 +43,10 @@ use futures_util::lock::Mutex;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
+use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::Journal;
-use crate::metadata::Image;
+use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
@@ -82,6 +85,8 @@ pub struct Owner<I: Io> {
     cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
+    /// Topics' settings as values, each with the topic that they were read from.
+    topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig)>>,
 }
 
 impl<I: Io> Owner<I> {
@@ -106,10 +111,12 @@ impl<I: Io> Owner<I> {
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
+            topic_configs: RefCell::default(),
         });
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("drain", drain::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
+        io.spawn("compact", compact::run(owner.clone()));
         owner
     }
 
@@ -167,6 +174,19 @@ impl<I: Io> Owner<I> {
         Some(log.clone())
     }
 
+    /// The settings in force for a topic.
+    fn topic_config(&self, topic: &Arc<Topic>) -> TopicConfig {
+        let mut known = self.topic_configs.borrow_mut();
+        if let Some((read, config)) = known.get(&topic.number)
+            && Arc::ptr_eq(read, topic)
+        {
+            return *config;
+        }
+        let config = TopicConfig::new(|name| topic.configs.get(name), self.shared.config());
+        known.insert(topic.number, (topic.clone(), config));
+        config
+    }
+
     /// The epoch in which this node leads its partitions.
     pub fn leader_epoch(&self) -> Epoch {
         self.shared.image().leader_epoch()
@@ -181,6 +201,7 @@ impl<I: Io> Owner<I> {
             }
             keep
         });
+        self.topic_configs.borrow_mut().remove(&number);
         self.doom(number);
     }
 

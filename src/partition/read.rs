@@ -23,7 +23,7 @@ const GAP_BYTES_MAX: u64 = 16 << 10;
 const SPAN_BYTES_MAX: u64 = 1 << 20;
 
 /// How often a read begins again because what it reads was moved.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// Where a stretch of records comes from.
 enum Source {

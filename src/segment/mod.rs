@@ -23,6 +23,7 @@ mod read;
 mod write;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::base::buffer::Arena;
@@ -117,6 +118,24 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().forget(id);
         for path in [self.path(id), self.marks_path(id)] {
             tolerate_absent(self.io.remove(&path).await)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files in a partition's folder that belong to none of `segments`.
+    pub async fn remove_strays(
+        &self,
+        partition: PartitionId,
+        segments: &[Segment],
+    ) -> std::io::Result<()> {
+        let directory = self.partition_directory(partition);
+        let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
+        let named: BTreeSet<String> =
+            segments.iter().filter_map(|segment| stem(&segment.id(partition).name())).collect();
+        for name in self.names_in(&directory) {
+            if stem(&name).is_some_and(|stem| !named.contains(&stem)) {
+                tolerate_absent(self.io.remove(&directory.join(name)).await)?;
+            }
         }
         Ok(())
     }

@@ -13,9 +13,7 @@ use bytes::{BufMut, BytesMut};
 use super::build::{put_varlong, varlong_length};
 use super::codec::{Codec, CodecError, compress};
 use super::record::{Record, Records};
-use super::{
-    BatchHeader, CODEC_MASK, DELETE_HORIZON_BIT, HEADER_BYTES, LENGTH_END, crc, set_crc,
-};
+use super::{BatchHeader, CODEC_MASK, DELETE_HORIZON_BIT, HEADER_BYTES, LENGTH_END, crc, set_crc};
 
 /// The batch with those of its records that `keep` says. `inside` are all of them, decompressed,
 /// and well-formed. With `horizon` the batch says from when on its tombstones may go.
@@ -78,8 +76,7 @@ mod tests {
     use super::super::{BatchBuilder, NewRecord, ProducerStamp, decompress, stamp};
     use super::*;
 
-    const CODECS: [Codec; 5] =
-        [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// Ten records at the offsets from 100 on, every third without a value.
     fn batch(codec: Codec) -> Vec<u8> {
