@@ -128,6 +128,8 @@ impl<I: Io> Store<I> {
         partition: PartitionId,
         segments: &[Segment],
     ) -> std::io::Result<()> {
+        // A stray that is open must not be written to once its name is gone.
+        self.cache.borrow_mut().forget_partition(partition);
         let directory = self.partition_directory(partition);
         let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
         let named: BTreeSet<String> =
