@@ -7,6 +7,7 @@ mod answers;
 mod asks;
 mod cage;
 mod clients;
+mod compaction;
 mod connections;
 mod crowd;
 mod frames;
