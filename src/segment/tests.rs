@@ -206,3 +206,20 @@ fn marks_that_are_missing_or_damaged_are_made_anew() {
         assert_eq!(first.topics(), []);
     });
 }
+
+/// Simulator, seed 2631: a reader opened the file while a drain made it longer, its handle was kept,
+/// and no later drain went on.
+#[test]
+fn a_file_that_grew_after_it_was_opened_takes_more() {
+    let world = World::new(3);
+    let node = world.node();
+    let io = prepare(&node);
+    world.block_on(async {
+        let (early, late) = (store(&io), store(&io));
+        let mut model = Model::new();
+        grow(&early, &world, &mut model).await.expect("a sound disk");
+        grow(&late, &world, &mut model).await.expect("a sound disk");
+        grow(&early, &world, &mut model).await.expect("its handle is of the shorter file");
+        model.check(&store(&io), &world).await;
+    });
+}
