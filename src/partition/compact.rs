@@ -9,15 +9,16 @@
 //! What is only in the journal and what is in the active segment, the last one, is not compacted.
 //! Both are bounded: the journal holds less than 64 KiB of a partition that is carried on in it, any
 //! other's records go into segments as their file is drained; the active segment is closed at
-//! `segment.bytes`, or by the first drain after `segment.ms` or `max.compaction.lag.ms`. So
+//! `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`. So
 //! `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
-//! compacted records.
+//! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves, so
+//! that they are compacted within about twice that time.
 //!
 //! Invariants
 //!   Y1  A segment that a durable checkpoint names is never changed; its successor is a file of
 //!       another generation, recorded only after it was synced whole.
-//!   Y2  A file goes only after the checkpoint without it is durable, and readers see its successor
-//!       only then: what a crash takes back was never seen.
+//!   Y2  Readers see a successor only after the checkpoint that names it is durable: what a crash
+//!       takes back was never seen. The file before it goes once that checkpoint is flushed.
 //!   Y3  The last records of a partition stay: something settled always stands behind what is
 //!       compacted.
 //!   Y4  A group's records are dropped only after those of the groups before it were.
@@ -48,6 +49,10 @@ const SLICE_BYTES: usize = 64 << 10;
 const SLICE: u32 = 256;
 /// A partition that could not be compacted is left alone for so long.
 const RETRY: Duration = Duration::from_secs(60);
+/// Bytes of a partition that leave the journal at a time because they are late.
+const LATE_BYTES: u64 = 4 << 20;
+/// More than most checkpoints take.
+const CHECKPOINT_BYTES: usize = 64 << 10;
 /// How often the journal is asked for room before a finished file is given up.
 const ROOM_TRIES: u32 = 3;
 
@@ -164,6 +169,10 @@ impl<I: Io> Owner<I> {
     /// What of a partition is due.
     async fn work_of(&self, log: Log, config: &TopicConfig) -> Option<Work> {
         let now = self.io.wall().0;
+        let has_bound = config.max_compaction_lag_ms < i64::MAX;
+        if has_bound {
+            self.drain_late(&log, now.saturating_sub(config.max_compaction_lag_ms)).await;
+        }
         let policy = Policy {
             min_lag_ms: config.min_compaction_lag_ms,
             dirty_ratio: config.dirty_ratio,
@@ -178,12 +187,29 @@ impl<I: Io> Owner<I> {
         let is_late = false;
         let mut work =
             Work { log, partition, segments, dirty, policy, delete_retention_ms, is_late };
-        if config.max_compaction_lag_ms < i64::MAX {
+        if has_bound {
             // A place that cannot be read is told of by the compaction that it prevents.
             let first = self.first_timestamp(&work).await.unwrap_or(0);
             work.is_late = now.saturating_sub(first) > config.max_compaction_lag_ms;
         }
         (work.is_late || dirty.ratio > policy.dirty_ratio).then_some(work)
+    }
+
+    /// Takes records out of the journal that are older than the topic lets them be dirty.
+    async fn drain_late(&self, log: &Log, oldest: i64) {
+        loop {
+            let through = log.borrow().late_through(oldest, LATE_BYTES);
+            let Some(through) = through.filter(|_| !self.is_ending()) else { return };
+            // Nobody waits for room while others wait for the turn.
+            let drained = async {
+                self.journal.room(CHECKPOINT_BYTES).await.map_err(super::drain::refused)?;
+                self.drain_partition(log, through).await
+            };
+            if let Err(error) = drained.await {
+                tracing::warn!("{} stays in the journal: {error}", log.borrow().id());
+                return;
+            }
+        }
     }
 
     /// The timestamp of the first dirty batch.
@@ -399,7 +425,7 @@ impl<I: Io> Owner<I> {
             let body = work.log.borrow().cleaned_checkpoint(work.log.borrow().segments(), cleaned);
             let bytes = body.encode().map_err(io::Error::other)?.len();
             self.journal.room(bytes).await.map_err(super::drain::refused)?;
-            let _turn = self.storage_turn.lock().await;
+            let turn = self.storage_turn.lock().await;
             self.check_wanted(work)?;
             let segments = replaced(work.log.borrow().segments(), group, &new)
                 .ok_or_else(|| interrupted("its segments have changed"))?;
@@ -407,19 +433,22 @@ impl<I: Io> Owner<I> {
             let Ok(position) = self.append_checkpoint_now(&work.log, &checkpoint) else { continue };
             self.await_durable(Some(position)).await?;
             work.log.borrow_mut().compacted(segments, cleaned);
+            drop(turn);
+            let flushed = self.journal.wait_flushed(position).await;
+            flushed.map_err(|poisoned| io::Error::other(poisoned.to_string()))?;
             for old in group.iter().filter(|old| !new.contains(old)) {
-                let id = old.id(work.partition);
-                if let Err(error) = self.store.remove(id).await {
-                    let path = self.store.path(id);
-                    tracing::warn!(
-                        "{} is not removed before the next start: {error}",
-                        path.display()
-                    );
-                }
+                self.remove_old(old.id(work.partition)).await;
             }
             return Ok(());
         }
         Err(io::Error::other("the journal has no room to record it"))
+    }
+
+    async fn remove_old(&self, id: SegmentId) {
+        if let Err(error) = self.store.remove(id).await {
+            let path = self.store.path(id);
+            tracing::warn!("{} is not removed before the next start: {error}", path.display());
+        }
     }
 }
 

@@ -194,21 +194,56 @@ impl<I: Io> Owner<I> {
             }
             self.io.cede().await;
         }
+        self.record(moved, carried, files, last).await
+    }
+
+    /// Moves a partition's records up to the entry that begins at `through` into its segments.
+    pub(super) async fn drain_partition(&self, log: &Log, through: Offset) -> io::Result<()> {
+        let _turn = self.storage_turn.lock().await;
+        if self.is_ending() {
+            return Err(io::Error::other("the node is stopping"));
+        }
+        let mut files = BTreeSet::new();
+        let moved = self.fill_segments(log, through, Share::new(), &mut files).await?;
+        self.record(moved.into_iter().collect(), Vec::new(), files, None).await
+    }
+
+    /// Makes what was moved durable, and has the partitions read it from there.
+    async fn record(
+        &self,
+        moved: Vec<Moved>,
+        carried: Vec<Carried>,
+        files: BTreeSet<SegmentId>,
+        mut last: Option<Position>,
+    ) -> io::Result<()> {
         for file in files {
             self.store.sync(file).await?;
         }
-        for done in &moved {
+        // A checkpoint that is journaled counts, whatever becomes of those behind it: another attempt
+        // must not write what it names once more.
+        let mut recorded = Vec::new();
+        let mut outcome = Ok(());
+        for done in moved {
             let of = |log: &PartitionLog| log.checkpoint(&done.segments, done.hot_start);
-            last = last.max(Some(self.append_checkpoint(&done.log, of).await?));
+            match self.append_checkpoint(&done.log, of).await {
+                Ok(position) => {
+                    last = last.max(Some(position));
+                    recorded.push(done);
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
         self.await_durable(last).await?;
         for Carried { log, base, location } in carried {
             log.borrow_mut().relocate(base, location);
         }
-        for Moved { log, segments, hot_start } in moved {
+        for Moved { log, segments, hot_start } in recorded {
             log.borrow_mut().drained(segments, hot_start);
         }
-        Ok(())
+        outcome
     }
 
     fn is_to_carry(&self, log: &Log, bytes: u64) -> bool {

@@ -306,6 +306,21 @@ impl PartitionLog {
         live
     }
 
+    /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in the
+    /// journal: the entry that begins there, at most `bytes_max` on. The last settled one stays.
+    pub fn late_through(&self, oldest: i64, bytes_max: u64) -> Option<Offset> {
+        let settled: Vec<&Extent> = self.settled_extents().collect();
+        let (_, rest) = settled.split_last()?;
+        rest.first().filter(|first| first.max_timestamp < oldest)?;
+        let mut bytes = 0;
+        let within = rest.iter().take_while(|extent| {
+            let before = bytes;
+            bytes += u64::from(extent.location.length);
+            before < bytes_max
+        });
+        within.last().map(|last| last.base)
+    }
+
     /// The first offset that compaction has not been through.
     pub fn cleaned(&self) -> Offset {
         self.cleaned
