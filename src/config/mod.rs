@@ -41,12 +41,29 @@ pub struct BrokerConfig {
     values: BTreeMap<&'static str, (String, Source)>,
 }
 
+/// The codec that a topic stores batches with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressionType {
+    /// The one that they come with.
+    Producer,
+    Uncompressed,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
 /// A topic's settings that the data path looks at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TopicConfig {
     pub max_message_bytes: usize,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    /// Records carry the time at which they were appended.
+    pub is_append_time: bool,
+    pub compression: CompressionType,
+    pub gzip_level: i32,
+    pub zstd_level: i32,
     /// Records are kept by key, so that each needs one.
     pub is_compacted: bool,
     /// Records are deleted by age and size.
@@ -221,6 +238,10 @@ impl TopicConfig {
             max_message_bytes: usize::try_from(int("max.message.bytes")).unwrap_or(usize::MAX),
             timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
+            is_append_time: text("message.timestamp.type") == "LogAppendTime",
+            compression: compression_type(text("compression.type")),
+            gzip_level: text("compression.gzip.level").parse().unwrap_or(-1),
+            zstd_level: text("compression.zstd.level").parse().unwrap_or(3),
             is_compacted,
             is_deleted: policy.contains("delete"),
             retention_ms: int("retention.ms"),
@@ -232,6 +253,17 @@ impl TopicConfig {
             max_compaction_lag_ms,
             dirty_ratio: text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
         }
+    }
+}
+
+fn compression_type(name: &str) -> CompressionType {
+    match name {
+        "uncompressed" => CompressionType::Uncompressed,
+        "gzip" => CompressionType::Gzip,
+        "snappy" => CompressionType::Snappy,
+        "lz4" => CompressionType::Lz4,
+        "zstd" => CompressionType::Zstd,
+        _ => CompressionType::Producer,
     }
 }
 
@@ -320,8 +352,8 @@ mod tests {
         assert!(says("num.partitions", "many").is_some());
         assert!(says("durability", "none").expect("refused").contains("fsync, replicated"));
         assert!(says("delete.topic.enable", "TRUE").is_none());
-        let topic = check_topic_setting("compression.type", "gzip").expect_err("not served");
-        assert!(topic.to_string().contains("leave it at `producer`"));
+        let topic = check_topic_setting("remote.storage.enable", "true").expect_err("not served");
+        assert!(topic.to_string().contains("leave it at `false`"));
         assert_eq!(
             check_topic_setting("cleanup.policy", "compact, delete").as_deref(),
             Ok("compact,delete")

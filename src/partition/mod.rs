@@ -26,11 +26,13 @@ mod coordinator;
 mod drain;
 mod log;
 mod offsets;
+mod prepare;
 mod read;
 mod recover;
 mod settle;
 mod shared;
 mod topics;
+mod turns;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -85,6 +87,10 @@ pub struct Owner<I: Io> {
     cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
+    /// Of the appends that are prepared in the background.
+    turns: Rc<turns::Turns>,
+    /// Taken by whoever has a batch open.
+    opening: Mutex<()>,
     /// Topics' settings as values, each with the topic that they were read from.
     topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig)>>,
 }
@@ -111,6 +117,8 @@ impl<I: Io> Owner<I> {
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
+            turns: Rc::default(),
+            opening: Mutex::new(()),
             topic_configs: RefCell::default(),
         });
         io.spawn("settle", settle::run(owner.clone()));

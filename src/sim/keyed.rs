@@ -103,6 +103,8 @@ pub async fn write(io: SimIo, stage: Rc<Stage>, index: i32) {
         ("segment.ms", "1"),
         ("min.cleanable.dirty.ratio", "0.1"),
         ("delete.retention.ms", stay),
+        ("compression.type", stage.plan.compression),
+        ("message.timestamp.type", stage.plan.timestamp_type),
     ];
     while create(&mut client, TOPIC, PARTITIONS, &settings).await.is_err() {
         io.sleep(PAUSE).await;

@@ -61,6 +61,9 @@ struct Plan {
     is_map_small: bool,
     /// Tombstones outlive the run.
     tombstones_stay: bool,
+    /// Of the compacted topic.
+    compression: &'static str,
+    timestamp_type: &'static str,
 }
 
 impl Plan {
@@ -75,6 +78,15 @@ impl Plan {
             lives: 2 + u32::try_from(world.below(5)).unwrap_or(0),
             is_map_small: seed % 3 == 0,
             tombstones_stay: seed.is_multiple_of(2),
+            compression: match seed % 14 {
+                1 => "uncompressed",
+                3 => "gzip",
+                5 => "snappy",
+                7 => "lz4",
+                9 => "zstd",
+                _ => "producer",
+            },
+            timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use corelog::wire::api::ApiKey;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -12,9 +13,11 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::answers::{ask_on, read as read_answer};
 use crate::frames::Peer;
-use crate::librdkafka::{Deliveries, config};
+use crate::librdkafka::{Deliveries, config, create_topic};
 use crate::segments::{await_that, create, offset_at, segment_files};
+use crate::stored::alter;
 use crate::tools::tool;
 use crate::world::{Broker, fresh};
 
@@ -163,4 +166,76 @@ fn a_compacted_topic_keeps_the_newest_of_each_key() {
     assert!(told.contains("deleteHorizonMs: ") || told.contains("compresscodec: lz4"), "{told}");
     broker.launch();
     assert_same(&read(&bootstrap, &topic).0, &model);
+}
+
+const OFFSETS: &str = "__consumer_offsets";
+const COMMITTED: i32 = 200;
+
+/// Commits one offset for every partition of a topic, with as much text as is allowed.
+fn commit(peer: &mut Peer, topic: &str, offset: i64) {
+    use corelog::wire::api::offset_commit::{
+        OffsetCommitRequestPartition, OffsetCommitRequestTopic, Request, Response,
+    };
+    let text = format!("{offset:0>4000}");
+    let partition = |partition_index| OffsetCommitRequestPartition {
+        partition_index,
+        committed_offset: offset,
+        committed_metadata: Some(&text),
+        ..OffsetCommitRequestPartition::default()
+    };
+    let partitions = (0..COMMITTED).map(partition).collect();
+    let topic = OffsetCommitRequestTopic { name: topic, partitions, ..Default::default() };
+    let request = Request { group_id: "readers", topics: vec![topic], ..Request::default() };
+    let body = ask_on(peer, ApiKey::OffsetCommit, 8, &request);
+    let answer: Response<'_> = read_answer(&body, ApiKey::OffsetCommit, 8);
+    assert!(answer.topics[0].partitions.iter().all(|partition| partition.error_code == 0));
+}
+
+/// The committed offsets, if they are all the same.
+fn committed(peer: &mut Peer, topic: &str) -> Option<i64> {
+    use corelog::wire::api::offset_fetch::{OffsetFetchRequestTopic, Request, Response};
+    let partition_indexes = (0..COMMITTED).collect();
+    let topics = Some(vec![OffsetFetchRequestTopic { name: topic, partition_indexes }]);
+    let request = Request { group_id: "readers", topics, ..Request::default() };
+    let body = ask_on(peer, ApiKey::OffsetFetch, 7, &request);
+    let answer: Response<'_> = read_answer(&body, ApiKey::OffsetFetch, 7);
+    let mut all = answer.topics[0].partitions.iter().map(|partition| partition.committed_offset);
+    let first = all.next()?;
+    all.all(|offset| offset == first).then_some(first)
+}
+
+#[test]
+fn the_offsets_topic_does_not_grow_without_bound() {
+    let mut broker = Broker::start(&[
+        ("cores", "0"),
+        ("shards", "1"),
+        ("journal.bytes.max", "67108864"),
+        ("log.cleaner.backoff.ms", "50"),
+        ("offsets.topic.num.partitions", "1"),
+    ]);
+    let topic = fresh("committed");
+    create_topic(&broker.bootstrap(), &topic, COMMITTED);
+    let mut peer = Peer::connect(broker.address());
+    let commits = 120_i64;
+    for offset in 0..commits {
+        commit(&mut peer, &topic, offset);
+        if offset == 0 {
+            alter(&broker, OFFSETS, "segment.bytes", "1048576");
+        }
+    }
+    let bytes_of = |broker: &Broker| -> u64 {
+        let lengths = segment_files(broker).into_iter().filter_map(|file| file.metadata().ok());
+        lengths.map(|file| file.len()).sum()
+    };
+    let written = commits.unsigned_abs() * COMMITTED.unsigned_abs() as u64 * 4_000;
+    assert!(written > 90_000_000);
+    // The journal holds less than half of it.
+    await_that("old commits are compacted away", || bytes_of(&broker) < 8_000_000);
+    assert_eq!(committed(&mut peer, &topic), Some(commits - 1));
+    broker.kill();
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(committed(&mut peer, &topic), Some(commits - 1));
+    commit(&mut peer, &topic, commits);
+    assert_eq!(committed(&mut peer, &topic), Some(commits));
 }

@@ -23,5 +23,6 @@ mod segments;
 mod shards;
 mod start;
 mod stop;
+mod stored;
 mod tools;
 mod world;
