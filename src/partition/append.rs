@@ -137,6 +137,13 @@ impl<I: Io> Owner<I> {
     /// Checks one part, waits for room in the journal, and appends it.
     pub(super) async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
         let mut ready = self.check_records(part)?;
+        // What is there already needs no room, in a full journal either.
+        if ready.summary.has_producer
+            && let Some(log) = self.log(ready.partition)
+            && let Ok(Some(admitted)) = self.judge_producers(&log, &ready.records)
+        {
+            return Ok(admitted);
+        }
         if prepare::is_to_open(ready.summary.codec, &ready.config) {
             self.open(&mut ready).await?;
         }
