@@ -213,6 +213,18 @@ pub fn check_topic_setting(name: &str, value: &str) -> Result<String, Refused> {
     find(TOPIC, name)?.check(value)
 }
 
+/// Checks a topic's settings against each other; `own` looks its own ones up by name.
+pub fn check_together<'a>(own: impl Fn(&str) -> Option<&'a str>) -> Result<(), String> {
+    let [least, most] = ["min.compaction.lag.ms", "max.compaction.lag.ms"].map(|name| {
+        let default = find(TOPIC, name).map_or("", |setting| setting.default);
+        own(name).unwrap_or(default).parse::<i64>().unwrap_or(0)
+    });
+    if least <= most {
+        return Ok(());
+    }
+    Err(format!("min.compaction.lag.ms, {least}, is more than max.compaction.lag.ms, {most}"))
+}
+
 /// A topic setting's value: the topic's own, the one that the node was given for all topics, or the
 /// default.
 pub fn topic_value<'a>(own: Option<&'a String>, broker: &'a BrokerConfig, name: &str) -> &'a str {

@@ -331,8 +331,14 @@ async fn apply<I: Io>(
         let message = "topics have no settings that all share: name one".to_string();
         return Err((ErrorCode::INVALID_REQUEST, message));
     }
-    handlers.image().topic(resource_name).ok_or_else(|| no_topic(resource_name))?;
+    let image = handlers.image();
+    let topic = image.topic(resource_name).ok_or_else(|| no_topic(resource_name))?;
     let changes = changes?;
+    let changed = |name: &str| match changes.iter().rfind(|change| change.name == name) {
+        Some(change) => change.value.as_deref(),
+        None => topic.configs.get(name).map(String::as_str),
+    };
+    config::check_together(changed).map_err(|why| (ErrorCode::INVALID_CONFIG, why))?;
     if validate_only || changes.is_empty() {
         return Ok(());
     }

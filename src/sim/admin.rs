@@ -73,11 +73,7 @@ pub async fn create(
         replication_factor: 1,
         configs: settings
             .iter()
-            .map(|&(name, value)| create_topics::CreatableTopicConfig {
-                name,
-                value: Some(value),
-                ..Default::default()
-            })
+            .map(|&(name, value)| create_topics::CreatableTopicConfig { name, value: Some(value) })
             .collect(),
         ..Default::default()
     };

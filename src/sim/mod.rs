@@ -76,7 +76,7 @@ impl Plan {
             consumers: 1 + u32::try_from(world.below(2)).unwrap_or(0),
             flushed: seed % 4 != 3,
             lives: 2 + u32::try_from(world.below(5)).unwrap_or(0),
-            is_map_small: seed % 3 == 0,
+            is_map_small: seed.is_multiple_of(3),
             tombstones_stay: seed.is_multiple_of(2),
             compression: match seed % 14 {
                 1 => "uncompressed",
