@@ -223,7 +223,8 @@ proptest! {
             }
             // Of what was gone through, no key is there twice, and nothing without one.
             let mut keys = BTreeSet::new();
-            for record in held.iter().filter(|record| record.offset < cleaned && !record.is_opaque) {
+            let gone_through = |record: &&Seen| record.offset < cleaned && !record.is_opaque;
+            for record in held.iter().filter(gone_through) {
                 prop_assert!(record.key.as_ref().is_some_and(|key| keys.insert(key.clone())));
             }
         }

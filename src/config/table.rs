@@ -203,7 +203,7 @@ pub const BROKER: &[Setting] = &[
         Int(4096, I64),
         "134217728",
         Honoured,
-        "Bytes of the maps of keys of all cores together, 24 for a key; more keys take more passes.",
+        "Bytes of the maps of keys of all cores, 24 for a key; more keys take more passes.",
     ),
     row(
         Broker,

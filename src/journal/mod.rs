@@ -337,7 +337,7 @@ impl<I: Io> Journal<I> {
         }
     }
 
-    /// Returns when `position` survives a power loss; in mode `replicated` that is later than durable.
+    /// Returns when `position` survives a power loss: after it is durable in mode `replicated`.
     pub async fn wait_flushed(&self, position: Position) -> Result<(), Poisoned> {
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();

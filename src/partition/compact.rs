@@ -2,17 +2,17 @@
 //! that `crate::compaction` lets go.
 //!
 //!     00000.log 04711.log | 09000.log (active), journal
-//!          └── read, judged ──► 00000.1.log, synced ► checkpoint that names it, durable ► old files go
+//!          └─ read, judged ─► 00000.1.log, synced ─► checkpoint names it, durable ─► old files go
 //!
 //! Lives on: every core, one task, one partition at a time.  Talks to: `segment`, `journal`.
 //!
 //! What is only in the journal and what is in the active segment, the last one, is not compacted.
-//! Both are bounded: the journal holds less than 64 KiB of a partition that is carried on in it, any
-//! other's records go into segments as their file is drained; the active segment is closed at
+//! Both are bounded: the journal holds less than 64 KiB of a partition that is carried on in it,
+//! any other's records go into segments as their file is drained; the active segment is closed at
 //! `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`. So
 //! `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
-//! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves, so
-//! that they are compacted within about twice that time.
+//! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves,
+//! so that they are compacted within about twice that time.
 //!
 //! Invariants
 //!   Y1  A segment that a durable checkpoint names is never changed; its successor is a file of

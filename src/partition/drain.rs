@@ -219,8 +219,8 @@ impl<I: Io> Owner<I> {
         for file in files {
             self.store.sync(file).await?;
         }
-        // A checkpoint that is journaled counts, whatever becomes of those behind it: another attempt
-        // must not write what it names once more.
+        // A checkpoint that is journaled counts, whatever becomes of those behind it: another
+        // attempt must not write what it names once more.
         let mut recorded = Vec::new();
         let mut outcome = Ok(());
         for done in moved {

@@ -306,8 +306,8 @@ impl PartitionLog {
         live
     }
 
-    /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in the
-    /// journal: the entry that begins there, at most `bytes_max` on. The last settled one stays.
+    /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in
+    /// the journal: the entry that begins there, `bytes_max` on at most. The last settled stays.
     pub fn late_through(&self, oldest: i64, bytes_max: u64) -> Option<Offset> {
         let settled: Vec<&Extent> = self.settled_extents().collect();
         let (_, rest) = settled.split_last()?;

@@ -207,8 +207,8 @@ fn marks_that_are_missing_or_damaged_are_made_anew() {
     });
 }
 
-/// Simulator, seed 2631: a reader opened the file while a drain made it longer, its handle was kept,
-/// and no later drain went on.
+/// Simulator, seed 2631: a reader opened the file while a drain made it longer, its handle was
+/// kept, and no later drain went on.
 #[test]
 fn a_file_that_grew_after_it_was_opened_takes_more() {
     let world = World::new(3);

@@ -2,8 +2,8 @@
 //! what must be true of it.
 //!
 //! Invariants, for a node that keeps its promise
-//!   K1  A key's newest acknowledged record, or a newer one, is there; if that is a tombstone it may
-//!       be gone, but not before its time.
+//!   K1  A key's newest acknowledged record, or a newer one, is there; if that is a tombstone it
+//!       may be gone, but not before its time.
 //!   K2  What was found gone stays gone.
 //!   K3  A record stands where it was answered and seen, whole; the last one is always there.
 //!   K4  The records of a key stand in the order in which they were sent.

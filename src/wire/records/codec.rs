@@ -1,6 +1,6 @@
 //! Compression codecs, for the places that look inside a batch: the command line, timestamp
-//! lookups, compaction, topics with a codec of their own. Output is bounded by the caller, so a small
-//! batch cannot grow without limit; `Packer` and `Unpacker` work step by step.
+//! lookups, compaction, topics with a codec of their own. Output is bounded by the caller, so a
+//! small batch cannot grow without limit; `Packer` and `Unpacker` work step by step.
 
 use std::borrow::Cow;
 use std::fmt;
