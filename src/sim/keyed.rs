@@ -103,6 +103,7 @@ pub async fn write(io: SimIo, stage: Rc<Stage>, index: i32) {
         ("segment.ms", "1"),
         ("min.cleanable.dirty.ratio", "0.1"),
         ("delete.retention.ms", stay),
+        ("max.compaction.lag.ms", stage.plan.max_lag_ms),
         ("compression.type", stage.plan.compression),
         ("message.timestamp.type", stage.plan.timestamp_type),
     ];

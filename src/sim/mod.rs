@@ -64,6 +64,7 @@ struct Plan {
     /// Of the compacted topic.
     compression: &'static str,
     timestamp_type: &'static str,
+    max_lag_ms: &'static str,
 }
 
 impl Plan {
@@ -86,6 +87,7 @@ impl Plan {
                 9 => "zstd",
                 _ => "producer",
             },
+            max_lag_ms: if seed % 4 == 1 { "20" } else { "9223372036854775807" },
             timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }

@@ -168,6 +168,33 @@ fn a_compacted_topic_keeps_the_newest_of_each_key() {
     assert_same(&read(&bootstrap, &topic).0, &model);
 }
 
+#[test]
+fn records_that_are_dirty_for_too_long_are_compacted() {
+    let broker =
+        Broker::start(&[("cores", "0"), ("shards", "1"), ("log.cleaner.backoff.ms", "50")]);
+    let (bootstrap, topic) = (broker.bootstrap(), fresh("late"));
+    let mut peer = Peer::connect(broker.address());
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("max.compaction.lag.ms", "300"),
+        ("min.cleanable.dirty.ratio", "1"),
+    ];
+    create(&mut peer, &topic, &settings);
+    let producer: ThreadedProducer<Deliveries> =
+        config(&bootstrap).create_with_context(Deliveries::default()).expect("a producer");
+    let mut model = Model::new();
+    for at in 0..20 {
+        let value = noise(at);
+        let record = BaseRecord::to(&topic).key("key").payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+        producer.flush(CALL_MAX).expect("all is answered");
+        model.insert("key".into(), Some(value));
+    }
+    // They are few, and nothing else makes them leave the journal.
+    await_that("all but the last two are gone", || read(&bootstrap, &topic).1 <= 2);
+    assert_same(&read(&bootstrap, &topic).0, &model);
+}
+
 const OFFSETS: &str = "__consumer_offsets";
 const COMMITTED: i32 = 200;
 
