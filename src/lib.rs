@@ -23,6 +23,9 @@ pub mod producer;
 pub mod journal;
 pub mod segment;
 
+// Layer 2, a mind on top of segments.
+pub mod compaction;
+
 // Layer 3, the owner of partitions, and the way to it.
 pub mod dispatch;
 pub mod partition;

@@ -38,6 +38,7 @@ const MODULES: &[Module] = &[
     module("metadata", 20, Kind::Mind),
     module("journal", 20, Kind::Other),
     module("segment", 20, Kind::Other),
+    module("compaction", 21, Kind::Mind),
     module("partition", 30, Kind::Other),
     module("dispatch", 31, Kind::Other),
     module("handler", 40, Kind::Other),

@@ -192,17 +192,18 @@ fn of_partition(partition: PartitionId) -> String {
 fn checkpoint_details(body: &[u8]) -> Detail {
     let (words, json) = match Checkpoint::decode(body) {
         Ok(checkpoint) => {
-            let Checkpoint { log_start, hot_start, .. } = checkpoint;
+            let Checkpoint { log_start, hot_start, cleaned, .. } = checkpoint;
             let segments = checkpoint.segments();
             let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
             let count = segments.len();
             let words = format!(
                 "the log starts at offset {log_start}, {count} segments of {bytes} bytes hold it \
-                 to before {hot_start}"
+                 to before {hot_start}, compacted to before {cleaned}"
             );
             let json = json!({
                 "log_start": log_start,
                 "hot_start": hot_start,
+                "compacted_before": cleaned,
                 "segments": count,
                 "segment_bytes": bytes,
             });

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use setting::{Effect, Kind, Refused, Scope, Setting, find};
-pub use table::{BROKER, TOPIC};
+pub use table::{BROKER, TOPIC, node_default};
 
 /// Where a value comes from, strongest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,12 +41,29 @@ pub struct BrokerConfig {
     values: BTreeMap<&'static str, (String, Source)>,
 }
 
-/// A topic's settings that the data path looks at.
+/// The codec that a topic stores batches with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressionType {
+    /// The one that they come with.
+    Producer,
+    Uncompressed,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+/// A topic's settings that the data path looks at.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TopicConfig {
     pub max_message_bytes: usize,
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
+    /// Records carry the time at which they were appended.
+    pub is_append_time: bool,
+    pub compression: CompressionType,
+    pub gzip_level: i32,
+    pub zstd_level: i32,
     /// Records are kept by key, so that each needs one.
     pub is_compacted: bool,
     /// Records are deleted by age and size.
@@ -57,6 +74,14 @@ pub struct TopicConfig {
     pub retention_bytes: i64,
     pub segment_bytes: u64,
     pub segment_ms: i64,
+    /// How long a tombstone stays once compaction has met it.
+    pub delete_retention_ms: i64,
+    /// A younger record is not compacted away.
+    pub min_compaction_lag_ms: i64,
+    /// A record that is dirty for longer is compacted in any case.
+    pub max_compaction_lag_ms: i64,
+    /// The share of dirty bytes that compaction waits for.
+    pub dirty_ratio: f64,
 }
 
 impl Default for BrokerConfig {
@@ -156,6 +181,17 @@ impl BrokerConfig {
         usize::try_from(self.int(name)).unwrap_or(usize::MAX)
     }
 
+    /// A row's number that may be a fraction.
+    pub fn double(&self, name: &str) -> f64 {
+        self.text(name).parse().unwrap_or(0.0)
+    }
+
+    /// A row's text, if it is not the default.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        let (value, source) = self.value(name);
+        (source != Source::Default).then_some(value)
+    }
+
     pub fn bool(&self, name: &str) -> bool {
         self.text(name) == "true"
     }
@@ -177,28 +213,69 @@ pub fn check_topic_setting(name: &str, value: &str) -> Result<String, Refused> {
     find(TOPIC, name)?.check(value)
 }
 
-/// A topic setting's value: the topic's own, or the default.
-pub fn topic_value<'a>(own: Option<&'a String>, name: &str) -> &'a str {
+/// Checks a topic's settings against each other; `own` looks its own ones up by name.
+pub fn check_together<'a>(own: impl Fn(&str) -> Option<&'a str>) -> Result<(), String> {
+    let [least, most] = ["min.compaction.lag.ms", "max.compaction.lag.ms"].map(|name| {
+        let default = find(TOPIC, name).map_or("", |setting| setting.default);
+        own(name).unwrap_or(default).parse::<i64>().unwrap_or(0)
+    });
+    if least <= most {
+        return Ok(());
+    }
+    Err(format!("min.compaction.lag.ms, {least}, is more than max.compaction.lag.ms, {most}"))
+}
+
+/// A topic setting's value: the topic's own, the one that the node was given for all topics, or the
+/// default.
+pub fn topic_value<'a>(own: Option<&'a String>, broker: &'a BrokerConfig, name: &str) -> &'a str {
     let default = || find(TOPIC, name).map_or("", |setting| setting.default);
-    own.map_or_else(default, String::as_str)
+    let inherited = || node_default(name).and_then(|name| broker.given(name));
+    own.map(String::as_str).or_else(inherited).unwrap_or_else(default)
 }
 
 impl TopicConfig {
     /// The values in force; `own` looks a setting of the topic up by name.
-    pub fn new<'a>(own: impl Fn(&str) -> Option<&'a String>) -> TopicConfig {
-        let int = |name: &str| topic_value(own(name), name).parse::<i64>().unwrap_or(i64::MAX);
-        let policy = topic_value(own("cleanup.policy"), "cleanup.policy");
+    pub fn new<'a>(
+        own: impl Fn(&str) -> Option<&'a String>,
+        broker: &'a BrokerConfig,
+    ) -> TopicConfig {
+        let text = |name: &str| topic_value(own(name), broker, name);
+        let int = |name: &str| text(name).parse::<i64>().unwrap_or(i64::MAX);
+        let policy = text("cleanup.policy");
+        let is_compacted = policy.contains("compact");
+        let max_compaction_lag_ms = int("max.compaction.lag.ms");
+        // A segment must be closed before it is compacted.
+        let closed_ms = if is_compacted { max_compaction_lag_ms } else { i64::MAX };
         TopicConfig {
             max_message_bytes: usize::try_from(int("max.message.bytes")).unwrap_or(usize::MAX),
             timestamp_before_max_ms: int("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: int("message.timestamp.after.max.ms"),
-            is_compacted: policy.contains("compact"),
+            is_append_time: text("message.timestamp.type") == "LogAppendTime",
+            compression: compression_type(text("compression.type")),
+            gzip_level: text("compression.gzip.level").parse().unwrap_or(-1),
+            zstd_level: text("compression.zstd.level").parse().unwrap_or(3),
+            is_compacted,
             is_deleted: policy.contains("delete"),
             retention_ms: int("retention.ms"),
             retention_bytes: int("retention.bytes"),
             segment_bytes: u64::try_from(int("segment.bytes")).unwrap_or(u64::MAX),
-            segment_ms: int("segment.ms"),
+            segment_ms: int("segment.ms").min(closed_ms),
+            delete_retention_ms: int("delete.retention.ms"),
+            min_compaction_lag_ms: int("min.compaction.lag.ms"),
+            max_compaction_lag_ms,
+            dirty_ratio: text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
         }
+    }
+}
+
+fn compression_type(name: &str) -> CompressionType {
+    match name {
+        "uncompressed" => CompressionType::Uncompressed,
+        "gzip" => CompressionType::Gzip,
+        "snappy" => CompressionType::Snappy,
+        "lz4" => CompressionType::Lz4,
+        "zstd" => CompressionType::Zstd,
+        _ => CompressionType::Producer,
     }
 }
 
@@ -256,6 +333,25 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_inherits_what_the_node_was_given() {
+        let mut broker = BrokerConfig::default();
+        for (topic, node) in TOPIC.iter().filter_map(|row| Some((row, node_default(row.name)?))) {
+            let node = find(BROKER, node).expect("a row of the node");
+            assert_eq!((topic.default, topic.kind), (node.default, node.kind), "{}", topic.name);
+        }
+        let name = "delete.retention.ms";
+        assert_eq!(topic_value(None, &broker, name), "86400000");
+        broker.set("log.cleaner.delete.retention.ms", "7", Source::File).expect("valid");
+        assert_eq!(topic_value(None, &broker, name), "7");
+        assert_eq!(topic_value(Some(&"8".to_string()), &broker, name), "8");
+        assert_eq!(TopicConfig::new(|_| None, &broker).delete_retention_ms, 7);
+        for (wrong, right) in [("1.5", "0.25"), ("-1", "1"), ("x", "0")] {
+            assert!(check_topic_setting("min.cleanable.dirty.ratio", wrong).is_err());
+            assert!(check_topic_setting("min.cleanable.dirty.ratio", right).is_ok());
+        }
+    }
+
+    #[test]
     fn wrong_names_and_values_are_refused_with_the_remedy() {
         let mut config = BrokerConfig::default();
         let mut says = |name: &str, value: &str| {
@@ -268,8 +364,8 @@ mod tests {
         assert!(says("num.partitions", "many").is_some());
         assert!(says("durability", "none").expect("refused").contains("fsync, replicated"));
         assert!(says("delete.topic.enable", "TRUE").is_none());
-        let topic = check_topic_setting("compression.type", "gzip").expect_err("not served");
-        assert!(topic.to_string().contains("leave it at `producer`"));
+        let topic = check_topic_setting("remote.storage.enable", "true").expect_err("not served");
+        assert!(topic.to_string().contains("leave it at `false`"));
         assert_eq!(
             check_topic_setting("cleanup.policy", "compact, delete").as_deref(),
             Ok("compact,delete")

@@ -15,6 +15,9 @@ pub enum Kind {
     Bool,
     /// A whole number between two bounds, both allowed.
     Int(i64, i64),
+    /// A number, perhaps a fraction, between two bounds, both allowed; no upper one if that is the
+    /// largest integer.
+    Double(i64, i64),
     Text,
     /// One of these words.
     Choice(&'static [&'static str]),
@@ -90,6 +93,13 @@ impl Setting {
                 let number = value.parse::<i64>().ok();
                 number.filter(|number| (low..=high).contains(number)).map(|v| v.to_string())
             }
+            Kind::Double(low, high) => {
+                let number = value.parse::<f64>().ok();
+                let is_in = |number: &f64| {
+                    *number >= low as f64 && (high == i64::MAX || *number <= high as f64)
+                };
+                number.filter(is_in).map(|_| value.to_string())
+            }
             Kind::Text => Some(value.to_string()),
             Kind::Choice(words) => words.contains(&value).then(|| value.to_string()),
             Kind::List(words) => {
@@ -120,6 +130,8 @@ impl fmt::Display for Kind {
                 write!(f, "a whole number of at least {low}")
             }
             Kind::Int(low, high) => write!(f, "a whole number from {low} to {high}"),
+            Kind::Double(low, high) if *high == i64::MAX => write!(f, "a number of at least {low}"),
+            Kind::Double(low, high) => write!(f, "a number from {low} to {high}"),
             Kind::Text => write!(f, "text"),
             Kind::Choice(words) => write!(f, "one of {}", words.join(", ")),
             Kind::List(words) => write!(f, "some of {}, separated by commas", words.join(", ")),

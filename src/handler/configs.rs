@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::create_topics::{DEFAULT, DYNAMIC_TOPIC, STATIC_BROKER};
 use super::{Handlers, Request};
 use crate::base::ids::CoreId;
-use crate::config::{self, BROKER, Kind, Setting, Source, TOPIC};
+use crate::config::{self, BROKER, BrokerConfig, Kind, Setting, Source, TOPIC};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::metadata::{ConfigChange, Topic};
@@ -53,7 +53,7 @@ pub fn describe<I: Io>(
         let described = match resource.resource_type {
             RESOURCE_TOPIC => image
                 .topic(name)
-                .map(|topic| describe_topic(topic, &wanted, with))
+                .map(|topic| describe_topic(topic, shared.config(), &wanted, with))
                 .ok_or_else(|| no_topic(name).0),
             RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
             RESOURCE_BROKER if name.parse().is_ok_and(|id| handlers.identity.is_me(id)) => {
@@ -81,15 +81,27 @@ pub fn describe<I: Io>(
 
 fn describe_topic<'a>(
     topic: &'a Topic,
+    broker: &'a BrokerConfig,
     wanted: &impl Fn(&str) -> bool,
     with: Wanted,
 ) -> Vec<DescribeConfigsResourceResult<'a>> {
     let rows = TOPIC.iter().filter(|setting| wanted(setting.name));
     rows.map(|setting| {
-        let own = topic.configs.get(setting.name);
-        let value = config::topic_value(own, setting.name);
-        let source = if own.is_some() { DYNAMIC_TOPIC } else { DEFAULT };
-        row(setting, value, source, with)
+        let own = topic.configs.get(setting.name).map(String::as_str);
+        let node = config::node_default(setting.name);
+        let inherited = node.and_then(|name| Some((name, broker.given(name)?)));
+        let (value, source) = match (own, inherited) {
+            (Some(own), _) => (own, DYNAMIC_TOPIC),
+            (None, Some((_, value))) => (value, STATIC_BROKER),
+            (None, None) => (setting.default, DEFAULT),
+        };
+        let mut synonyms = Vec::new();
+        if let Some(value) = own {
+            synonyms.push((setting.name, value, DYNAMIC_TOPIC));
+        }
+        synonyms.extend(inherited.map(|(name, value)| (name, value, STATIC_BROKER)));
+        synonyms.push((node.unwrap_or(setting.name), setting.default, DEFAULT));
+        row(setting, (value, source), synonyms, with)
     })
     .collect()
 }
@@ -101,26 +113,25 @@ fn describe_broker<'a>(
     with: Wanted,
 ) -> DescribeConfigsResourceResult<'a> {
     let source = if source == Source::Default { DEFAULT } else { STATIC_BROKER };
-    let row = row(setting, value, source, with);
+    let mut synonyms = vec![(setting.name, setting.default, DEFAULT)];
+    if source != DEFAULT {
+        synonyms.insert(0, (setting.name, value, source));
+    }
+    let row = row(setting, (value, source), synonyms, with);
     DescribeConfigsResourceResult { read_only: true, ..row }
 }
 
 fn row<'a>(
     setting: &'static Setting,
-    value: &'a str,
-    source: i8,
+    (value, source): (&'a str, i8),
+    mut synonyms: Vec<(&'a str, &'a str, i8)>,
     with: Wanted,
 ) -> DescribeConfigsResourceResult<'a> {
-    let mut synonyms = Vec::new();
-    if source != DEFAULT {
-        synonyms.push(DescribeConfigsSynonym { name: setting.name, value: Some(value), source });
-    }
-    synonyms.push(DescribeConfigsSynonym {
-        name: setting.name,
-        value: Some(setting.default),
-        source: DEFAULT,
-    });
     synonyms.retain(|_| with.synonyms);
+    let synonyms = synonyms.into_iter();
+    let synonyms = synonyms
+        .map(|(name, value, source)| DescribeConfigsSynonym { name, value: Some(value), source })
+        .collect();
     DescribeConfigsResourceResult {
         name: setting.name,
         value: Some(value),
@@ -140,6 +151,7 @@ fn type_number(kind: Kind) -> i8 {
         Kind::Text | Kind::Choice(_) => 2,
         Kind::Int(_, high) if high <= i64::from(i32::MAX) => 3,
         Kind::Int(..) => 5,
+        Kind::Double(..) => 6,
         Kind::List(_) => 7,
     }
 }
@@ -185,7 +197,8 @@ pub async fn alter_incrementally<I: Io>(
         let topic = image.topic(resource.resource_name);
         let changes = resource.configs.iter().map(|config| {
             let own = topic.and_then(|topic| topic.configs.get(config.name));
-            operate(config.config_operation, config.name, config.value, own)
+            let given = (config.name, config.value);
+            operate(config.config_operation, given, own, handlers.dispatch.shared().config())
         });
         let changes = once(&mentions, target, resource.configs.iter().map(|config| config.name))
             .and_then(|()| changes.collect::<Result<Vec<ConfigChange>, Refusal>>());
@@ -248,7 +261,7 @@ fn replace_all<I: Io>(
     let mut changes: Vec<ConfigChange> =
         dropped.map(|name| ConfigChange { name: name.clone(), value: None }).collect();
     for (name, value) in given {
-        changes.push(operate(SET, name, value, None)?);
+        changes.push(operate(SET, (name, value), None, handlers.dispatch.shared().config())?);
     }
     Ok(changes)
 }
@@ -261,9 +274,9 @@ const SUBTRACT: i8 = 3;
 
 fn operate(
     operation: i8,
-    name: &str,
-    value: Option<&str>,
+    (name, value): (&str, Option<&str>),
     own: Option<&String>,
+    broker: &BrokerConfig,
 ) -> Result<ConfigChange, Refusal> {
     let invalid = |message: String| (ErrorCode::INVALID_CONFIG, message);
     let setting = config::find(TOPIC, name).map_err(|error| invalid(error.to_string()))?;
@@ -275,7 +288,7 @@ fn operate(
     let combined = match (operation, setting.kind) {
         (SET, _) => value.to_string(),
         (APPEND | SUBTRACT, Kind::List(_)) => {
-            let current = config::topic_value(own, name);
+            let current = config::topic_value(own, broker, name);
             let given: Vec<&str> = value.split(',').map(str::trim).collect();
             let kept = current.split(',').filter(|word| !given.contains(word));
             let added = given.iter().copied().filter(|_| operation == APPEND);
@@ -318,8 +331,14 @@ async fn apply<I: Io>(
         let message = "topics have no settings that all share: name one".to_string();
         return Err((ErrorCode::INVALID_REQUEST, message));
     }
-    handlers.image().topic(resource_name).ok_or_else(|| no_topic(resource_name))?;
+    let image = handlers.image();
+    let topic = image.topic(resource_name).ok_or_else(|| no_topic(resource_name))?;
     let changes = changes?;
+    let changed = |name: &str| match changes.iter().rfind(|change| change.name == name) {
+        Some(change) => change.value.as_deref(),
+        None => topic.configs.get(name).map(String::as_str),
+    };
+    config::check_together(changed).map_err(|why| (ErrorCode::INVALID_CONFIG, why))?;
     if validate_only || changes.is_empty() {
         return Ok(());
     }

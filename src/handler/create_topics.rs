@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::identity::ASSIGNMENT_REFUSED;
 use super::{Handlers, Identity, Request};
 use crate::base::ids::CoreId;
-use crate::config::{self, TOPIC};
+use crate::config::{self, BrokerConfig, TOPIC};
 use crate::connection::Closed;
 use crate::io::Io;
 use crate::metadata::Topic;
@@ -58,8 +58,9 @@ pub async fn handle<I: Io>(
     // A topic that is named twice is answered once.
     let once = asked.topics.iter().zip(&outcomes);
     let once = once.filter(|(topic, _)| mentions.remove(topic.name).is_some());
+    let broker = handlers.dispatch.shared().config().clone();
     let topics = once.map(|(topic, outcome)| match outcome {
-        Ok(created) => describe(created),
+        Ok(created) => describe(created, &broker),
         Err(refused) => CreatableTopicResult {
             name: topic.name,
             error_code: refused.error.0,
@@ -119,14 +120,19 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
     }
 }
 
-fn describe(topic: &Topic) -> CreatableTopicResult<'_> {
+fn describe<'a>(topic: &'a Topic, broker: &'a BrokerConfig) -> CreatableTopicResult<'a> {
     let configs = TOPIC.iter().map(|setting| {
         let own = topic.configs.get(setting.name);
+        let given = config::node_default(setting.name).and_then(|name| broker.given(name));
         CreatableTopicConfigs {
             name: setting.name,
-            value: Some(config::topic_value(own, setting.name)),
+            value: Some(config::topic_value(own, broker, setting.name)),
             read_only: false,
-            config_source: if own.is_some() { DYNAMIC_TOPIC } else { DEFAULT },
+            config_source: match (own, given) {
+                (Some(_), _) => DYNAMIC_TOPIC,
+                (None, Some(_)) => STATIC_BROKER,
+                (None, None) => DEFAULT,
+            },
             is_sensitive: false,
         }
     });

@@ -161,6 +161,7 @@ fn partition_response<'a>(
         index: shape.index,
         error_code: answer.error.0,
         base_offset: answer.base_offset,
+        log_append_time_ms: answer.log_append_time,
         log_start_offset: answer.log_start,
         error_message: answer.message.as_deref(),
         ..PartitionProduceResponse::default()

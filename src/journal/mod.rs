@@ -337,6 +337,25 @@ impl<I: Io> Journal<I> {
         }
     }
 
+    /// Returns when `position` survives a power loss: after it is durable in mode `replicated`.
+    pub async fn wait_flushed(&self, position: Position) -> Result<(), Poisoned> {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if state.flushed.sequence >= position.0 {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(poisoned) = &state.poisoned {
+                return Poll::Ready(Err(poisoned.clone()));
+            }
+            if state.closed {
+                return Poll::Ready(Err(Poisoned(CLOSED.into())));
+            }
+            state.watch(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Whether `close` has run to its end; `durable_after` then fails without a failed disk.
     pub fn is_closed(&self) -> bool {
         let state = self.inner.state.borrow();

@@ -138,6 +138,7 @@ async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
         state.flushed = through;
     }
     files::release_flushed(&mut state, file_bytes);
+    state.wake_watchers();
     true
 }
 

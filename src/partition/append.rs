@@ -10,16 +10,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::{Extent, Log, Owner};
+use super::{Extent, Log, Owner, prepare};
 use crate::base::ids::{Epoch, Offset, PartitionId};
-use crate::base::limits;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
 use crate::journal::{Entry, EntryKind, Position, Refusal};
 use crate::producer::{Claim, Verdict};
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Records, Summary};
+use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Record, Records, Summary};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +45,8 @@ pub struct ProduceAnswer {
     pub message: Option<String>,
     pub base_offset: Offset,
     pub log_start: Offset,
+    /// When it was appended, where the topic's records carry that; -1 elsewhere.
+    pub log_append_time: i64,
 }
 
 /// Where the answers of one core's share go, in the order of its parts.
@@ -53,7 +54,13 @@ pub type ProduceReply = oneshot::Sender<Vec<ProduceAnswer>>;
 
 impl ProduceAnswer {
     pub fn refused(error: ErrorCode, message: impl Into<Option<String>>) -> ProduceAnswer {
-        ProduceAnswer { error, message: message.into(), base_offset: -1, log_start: -1 }
+        ProduceAnswer {
+            error,
+            message: message.into(),
+            base_offset: -1,
+            log_start: -1,
+            log_append_time: -1,
+        }
     }
 
     /// The write was admitted but never became durable.
@@ -65,25 +72,50 @@ impl ProduceAnswer {
     }
 }
 
+/// A part that was checked.
+pub(super) struct Ready {
+    pub partition: PartitionId,
+    pub records: Bytes,
+    pub summary: Summary,
+    pub config: TopicConfig,
+}
+
 /// An admitted entry: its answer, and the journal position that the answer waits for.
-struct Admitted {
+pub(super) struct Admitted {
     answer: ProduceAnswer,
     position: Position,
 }
 
 impl<I: Io> Owner<I> {
     /// Admits `parts` in order and sends their answers through `reply` when `acks` says.
-    /// Returns when everything is admitted or refused; the answers follow by themselves.
+    /// Returns when everything is admitted, refused, or has its turn: what is produced later comes
+    /// behind it. The answers follow by themselves.
     pub async fn produce(
         self: &Rc<Self>,
         parts: Vec<ProducePart>,
         acks: Acks,
         reply: ProduceReply,
     ) {
-        let mut answers = Vec::with_capacity(parts.len());
-        let mut last = None;
+        if self.must_wait(&parts) {
+            return self.produce_later(parts, acks, reply);
+        }
+        let mut admitted = Vec::with_capacity(parts.len());
         for part in parts {
-            match self.admit(part).await {
+            admitted.push(self.admit(part).await);
+        }
+        self.answer_admitted(admitted, acks, reply);
+    }
+
+    pub(super) fn answer_admitted(
+        &self,
+        admitted: Vec<Result<Admitted, ProduceAnswer>>,
+        acks: Acks,
+        reply: ProduceReply,
+    ) {
+        let mut answers = Vec::with_capacity(admitted.len());
+        let mut last = None;
+        for admitted in admitted {
+            match admitted {
                 Ok(admitted) => {
                     last = last.max(Some(admitted.position));
                     answers.push(admitted.answer);
@@ -103,34 +135,42 @@ impl<I: Io> Owner<I> {
     }
 
     /// Checks one part, waits for room in the journal, and appends it.
-    async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
-        let summary = self.check_records(&part)?;
-        if let Err(refusal) = self.journal.room(part.records.len()).await {
+    pub(super) async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
+        let mut ready = self.check_records(part)?;
+        if prepare::is_to_open(ready.summary.codec, &ready.config) {
+            if let Some(admitted) = self.known_already(&ready) {
+                return Ok(admitted);
+            }
+            self.open(&mut ready).await?;
+        }
+        if let Err(refusal) = self.journal.room(ready.records.len()).await {
             // What is there already needs no room, and a batch behind it may find some.
-            let known = if summary.has_producer { self.known_already(&part) } else { None };
-            return known.ok_or_else(|| refused_by_journal(refusal));
+            return self.known_already(&ready).ok_or_else(|| refused_by_journal(refusal));
         }
         // The topic may have gone while this waited.
         let image = self.image();
-        let log = self.log_to_write(&image, part.partition).ok_or_else(unknown_partition)?;
-        if summary.has_producer
-            && let Some(admitted) = self.judge_producers(&log, &part.records)?
+        let log = self.log_to_write(&image, ready.partition).ok_or_else(unknown_partition)?;
+        if ready.summary.has_producer
+            && let Some(admitted) = self.judge_producers(&log, &ready.records)?
         {
             return Ok(admitted);
         }
-        self.append(&log, &part, &summary, image.leader_epoch())
+        self.append(&log, &ready, image.leader_epoch())
     }
 
-    /// The answer to a batch that was appended before.
-    fn known_already(&self, part: &ProducePart) -> Option<Admitted> {
-        let log = self.log_to_write(&self.image(), part.partition)?;
-        self.judge_producers(&log, &part.records).ok()?
+    /// The answer to an idempotent batch that was appended before.
+    fn known_already(&self, ready: &Ready) -> Option<Admitted> {
+        if !ready.summary.has_producer {
+            return None;
+        }
+        let log = self.log(ready.partition)?;
+        self.judge_producers(&log, &ready.records).ok()?
     }
 
-    fn check_records(&self, part: &ProducePart) -> Result<Summary, ProduceAnswer> {
+    fn check_records(&self, part: ProducePart) -> Result<Ready, ProduceAnswer> {
         let image = self.image();
         let topic = image.topic_by_number(part.partition.topic).ok_or_else(unknown_partition)?;
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         let summary = records::validate(&part.records)
             .map_err(|invalid| ProduceAnswer::refused(invalid.code(), invalid.to_string()))?;
         if summary.batches > 1 {
@@ -138,27 +178,23 @@ impl<I: Io> Owner<I> {
             let why = format!("{} record batches for one partition: send one", summary.batches);
             return Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why));
         }
-        let bytes = summary.largest_batch_bytes;
-        if bytes > config.max_message_bytes {
-            let why = format!(
-                "a record batch of {bytes} bytes is larger than the topic's max.message.bytes, \
-                 which is {}",
-                config.max_message_bytes
-            );
-            return Err(ProduceAnswer::refused(ErrorCode::MESSAGE_TOO_LARGE, why));
-        }
+        check_size(summary.largest_batch_bytes, &config)?;
         self.check_timestamps(&summary, &config)?;
-        if config.is_compacted {
+        // Those of a compressed batch are checked when it is opened.
+        if config.is_compacted && summary.codec == Codec::None {
             check_keys(&part.records)?;
         }
-        Ok(summary)
+        Ok(Ready { partition: part.partition, records: part.records, summary, config })
     }
 
-    fn check_timestamps(
+    pub(super) fn check_timestamps(
         &self,
         summary: &Summary,
         config: &TopicConfig,
     ) -> Result<(), ProduceAnswer> {
+        if config.is_append_time {
+            return Ok(()); // the producer's times are not kept
+        }
         let now = self.io.wall().0;
         let newest = now.saturating_add(config.timestamp_after_max_ms);
         let oldest = now.saturating_sub(config.timestamp_before_max_ms);
@@ -195,6 +231,7 @@ impl<I: Io> Owner<I> {
                         message: None,
                         base_offset,
                         log_start: log.log_start(),
+                        log_append_time: -1,
                     };
                     // The original may still be on its way to the disk (A3).
                     return Ok(Some(Admitted { answer, position: self.settling.newest() }));
@@ -217,68 +254,78 @@ impl<I: Io> Owner<I> {
         Ok(None)
     }
 
-    fn append(
-        &self,
-        log: &Log,
-        part: &ProducePart,
-        summary: &Summary,
-        epoch: Epoch,
-    ) -> Result<Admitted, ProduceAnswer> {
+    fn append(&self, log: &Log, ready: &Ready, epoch: Epoch) -> Result<Admitted, ProduceAnswer> {
+        let Ready { partition, records, summary, config } = ready;
         let base = log.borrow().next();
-        let entry =
-            Entry { kind: EntryKind::Batches, partition: part.partition, base_offset: base, epoch };
+        let kind = EntryKind::Batches;
+        let entry = Entry { kind, partition: *partition, base_offset: base, epoch };
+        let now = self.io.wall().0;
+        let append_time = config.is_append_time.then_some(now);
         let appended = self
             .journal
-            .append(entry, &part.records, |copy| {
+            .append(entry, records, |copy| {
                 stamp_all(copy, base, epoch);
-                correct_max_timestamp(copy, summary);
+                match append_time {
+                    Some(time) => records::set_append_time(copy, time),
+                    None => correct_max_timestamp(copy, summary),
+                }
             })
             .map_err(refused_by_journal)?;
         let next = base + summary.records;
-        let now = self.io.wall().0;
         let mut state = log.borrow_mut();
         if summary.has_producer {
             let mut at = base;
-            for (header, _) in records::batches(&part.records) {
+            for (header, _) in records::batches(records) {
                 if header.has_producer() {
                     state.producers.record(&claim_of(&header), at, now);
                 }
                 at += i64::from(header.count);
             }
         }
-        let max_timestamp = summary.max_timestamp;
+        let max_timestamp = append_time.unwrap_or(summary.max_timestamp);
         state.appended(Extent { base, next, location: appended.location, max_timestamp }, epoch);
         let log_start = state.log_start();
         drop(state);
         let bytes = appended.location.length;
         self.settling.appended(appended.position, log.clone(), next, bytes);
-        let answer =
-            ProduceAnswer { error: ErrorCode::NONE, message: None, base_offset: base, log_start };
+        let answer = ProduceAnswer {
+            error: ErrorCode::NONE,
+            message: None,
+            base_offset: base,
+            log_start,
+            log_append_time: append_time.unwrap_or(-1),
+        };
         Ok(Admitted { answer, position: appended.position })
     }
 }
 
-/// Compaction keeps the newest record of each key, so that a record without one has no place.
+pub(super) fn check_size(bytes: usize, config: &TopicConfig) -> Result<(), ProduceAnswer> {
+    if bytes <= config.max_message_bytes {
+        return Ok(());
+    }
+    let why = format!(
+        "a record batch of {bytes} bytes is larger than the topic's max.message.bytes, which is {}",
+        config.max_message_bytes
+    );
+    Err(ProduceAnswer::refused(ErrorCode::MESSAGE_TOO_LARGE, why))
+}
+
+/// Those of an uncompressed batch, whose records were found sound.
 fn check_keys(bytes: &[u8]) -> Result<(), ProduceAnswer> {
     for (header, batch) in records::batches(bytes) {
-        let codec = header.codec().unwrap_or(Codec::None);
-        let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
-        let inside =
-            records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX).map_err(|error| {
-                ProduceAnswer::refused(ErrorCode::CORRUPT_MESSAGE, error.to_string())
-            })?;
-        for record in Records::new(&header, &inside) {
-            let why = match record {
-                Ok(record) if record.key.is_some() => continue,
-                Ok(record) => {
-                    format!("record {} has no key: the topic is compacted", record.offset)
-                }
-                Err(error) => error.0.to_string(),
-            };
-            return Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why));
-        }
+        let inside = batch.get(HEADER_BYTES..).unwrap_or_default();
+        Records::new(&header, inside).flatten().try_for_each(|record| check_key(&record))?;
     }
     Ok(())
+}
+
+/// Compaction keeps the newest record of each key, so that a record without one has no place.
+pub(super) fn check_key(record: &Record<'_>) -> Result<(), ProduceAnswer> {
+    if record.key.is_some() {
+        return Ok(());
+    }
+    let why = format!("record {} has no key: the topic is compacted", record.offset);
+    Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why))
 }
 
 /// Gives the batches of an entry their offsets and the leader's epoch.

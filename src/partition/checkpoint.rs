@@ -4,6 +4,9 @@
 //! What is appended last counts, and holds all that was known at that moment: of what stood before
 //! it in the journal only the records are still needed.
 //!
+//! Version 2 is version 1 with what compaction has done; it is written only where there is that, so
+//! that an older program still opens a node which never compacted anything.
+//!
 //! Invariants
 //!   K1  A struct of a published version is never changed; a new version is a new struct beside it.
 //!   K2  Decoding validates every offset inside the archive before it is followed.
@@ -18,17 +21,37 @@ use crate::segment::Segment;
 
 use super::log::EpochStart;
 
-const VERSION: u8 = 1;
+const VERSION_PLAIN: u8 = 1;
+const VERSION: u8 = 2;
 
 /// See the module's documentation.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     pub log_start: Offset,
     /// The records from here on are in the journal, those before in the segments.
     pub hot_start: Offset,
+    /// Compaction has been through everything before.
+    pub cleaned: Offset,
+    segments: Vec<Segment>,
+    epochs: Vec<(i32, i64)>,
+    producers: Vec<ProducerV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+struct CheckpointV1 {
+    log_start: i64,
+    hot_start: i64,
     segments: Vec<SegmentV1>,
     epochs: Vec<(i32, i64)>,
     producers: Vec<ProducerV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+struct CheckpointV2 {
+    plain: CheckpointV1,
+    cleaned: i64,
+    /// Of the segments, in their order.
+    generations: Vec<u32>,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -51,15 +74,11 @@ struct ProducerV1 {
 
 impl Checkpoint {
     pub fn new(
-        (log_start, hot_start): (Offset, Offset),
+        (log_start, hot_start, cleaned): (Offset, Offset, Offset),
         segments: &[Segment],
         epochs: &[EpochStart],
         producers: &Producers,
     ) -> Checkpoint {
-        let segments = segments.iter().map(|segment| {
-            let Segment { base, next, bytes, max_timestamp, begun } = *segment;
-            SegmentV1 { base, next, bytes, max_timestamp, begun }
-        });
         let producers = producers.remembered().into_iter().map(|producer| ProducerV1 {
             id: producer.producer_id,
             epoch: producer.epoch,
@@ -69,18 +88,15 @@ impl Checkpoint {
         Checkpoint {
             log_start,
             hot_start,
-            segments: segments.collect(),
+            cleaned,
+            segments: segments.to_vec(),
             epochs: epochs.iter().map(|epoch| (epoch.epoch, epoch.start)).collect(),
             producers: producers.collect(),
         }
     }
 
     pub fn segments(&self) -> Vec<Segment> {
-        let segments = self.segments.iter().map(|segment| {
-            let SegmentV1 { base, next, bytes, max_timestamp, begun } = *segment;
-            Segment { base, next, bytes, max_timestamp, begun }
-        });
-        segments.collect()
+        self.segments.clone()
     }
 
     pub fn epochs(&self) -> Vec<EpochStart> {
@@ -105,9 +121,19 @@ impl Checkpoint {
 
     /// The journal form.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
-        let archive = rkyv::to_bytes::<Error>(self).map_err(|error| error.to_string())?;
+        let plain = self.plain();
+        let generations: Vec<u32> =
+            self.segments.iter().map(|segment| segment.generation).collect();
+        let is_plain = self.cleaned == 0 && generations.iter().all(|generation| *generation == 0);
+        let (version, archive) = if is_plain {
+            (VERSION_PLAIN, rkyv::to_bytes::<Error>(&plain))
+        } else {
+            let whole = CheckpointV2 { plain, cleaned: self.cleaned, generations };
+            (VERSION, rkyv::to_bytes::<Error>(&whole))
+        };
+        let archive = archive.map_err(|error| error.to_string())?;
         let mut bytes = Vec::with_capacity(archive.len() + 1);
-        bytes.push(VERSION);
+        bytes.push(version);
         bytes.extend_from_slice(&archive);
         Ok(bytes)
     }
@@ -115,7 +141,7 @@ impl Checkpoint {
     /// The checkpoint in a journal entry's body, or what is wrong with it.
     pub fn decode(body: &[u8]) -> Result<Checkpoint, String> {
         let (version, archive) = body.split_first().ok_or("a checkpoint is empty")?;
-        if *version != VERSION {
+        if !(VERSION_PLAIN..=VERSION).contains(version) {
             return Err(format!(
                 "a checkpoint has version {version}, this program knows up to {VERSION}: start \
                  the newer Corelog that wrote it"
@@ -124,12 +150,34 @@ impl Checkpoint {
         // The archive's alignment inside a journal entry is arbitrary.
         let mut aligned = AlignedVec::<16>::with_capacity(archive.len());
         aligned.extend_from_slice(archive);
-        let checkpoint = rkyv::from_bytes::<Checkpoint, Error>(&aligned)
-            .map_err(|error| format!("a checkpoint is malformed: {error}"))?;
-        if checkpoint.is_sound() {
+        let malformed = |error: Error| format!("a checkpoint is malformed: {error}");
+        let whole = if *version == VERSION_PLAIN {
+            let plain = rkyv::from_bytes::<CheckpointV1, Error>(&aligned).map_err(malformed)?;
+            let generations = vec![0; plain.segments.len()];
+            CheckpointV2 { plain, cleaned: 0, generations }
+        } else {
+            rkyv::from_bytes::<CheckpointV2, Error>(&aligned).map_err(malformed)?
+        };
+        let is_whole = whole.generations.len() == whole.plain.segments.len();
+        let checkpoint = Checkpoint::from(whole);
+        if is_whole && checkpoint.is_sound() {
             Ok(checkpoint)
         } else {
             Err("a checkpoint contradicts itself".into())
+        }
+    }
+
+    fn plain(&self) -> CheckpointV1 {
+        let segments = self.segments.iter().map(|segment| {
+            let Segment { base, next, bytes, max_timestamp, begun, generation: _ } = *segment;
+            SegmentV1 { base, next, bytes, max_timestamp, begun }
+        });
+        CheckpointV1 {
+            log_start: self.log_start,
+            hot_start: self.hot_start,
+            segments: segments.collect(),
+            epochs: self.epochs.clone(),
+            producers: self.producers.clone(),
         }
     }
 
@@ -140,7 +188,25 @@ impl Checkpoint {
             next = segment.next;
             sound
         });
-        follow && next <= self.hot_start && self.log_start >= 0
+        follow && next <= self.hot_start && self.log_start >= 0 && self.cleaned >= 0
+    }
+}
+
+impl From<CheckpointV2> for Checkpoint {
+    fn from(whole: CheckpointV2) -> Checkpoint {
+        let CheckpointV2 { plain, cleaned, generations } = whole;
+        let segments = plain.segments.iter().zip(generations).map(|(segment, generation)| {
+            let SegmentV1 { base, next, bytes, max_timestamp, begun } = *segment;
+            Segment { base, next, bytes, max_timestamp, begun, generation }
+        });
+        Checkpoint {
+            log_start: plain.log_start,
+            hot_start: plain.hot_start,
+            cleaned,
+            segments: segments.collect(),
+            epochs: plain.epochs,
+            producers: plain.producers,
+        }
     }
 }
 
@@ -150,13 +216,27 @@ mod tests {
     use crate::producer::Claim;
 
     fn some() -> Checkpoint {
-        let segment =
-            |base| Segment { base, next: base + 10, bytes: 100, max_timestamp: 7, begun: 9 };
+        let segment = |base| Segment {
+            base,
+            next: base + 10,
+            bytes: 100,
+            max_timestamp: 7,
+            begun: 9,
+            generation: 0,
+        };
         let mut producers = Producers::default();
         let claim = Claim { producer_id: 5, epoch: 1, first_sequence: 0, last_sequence: 9 };
         producers.record(&claim, 10, 77);
         let epochs = [EpochStart { epoch: 1, start: 0 }, EpochStart { epoch: 3, start: 12 }];
-        Checkpoint::new((3, 25), &[segment(0), segment(10)], &epochs, &producers)
+        Checkpoint::new((3, 25, 0), &[segment(0), segment(10)], &epochs, &producers)
+    }
+
+    /// As `some`, after compaction.
+    fn compacted() -> Checkpoint {
+        let mut checkpoint = some();
+        checkpoint.cleaned = 10;
+        checkpoint.segments[0].generation = 4;
+        checkpoint
     }
 
     #[test]
@@ -165,12 +245,15 @@ mod tests {
         let body = checkpoint.encode().expect("encodable");
         assert_eq!(Checkpoint::decode(&body), Ok(checkpoint.clone()));
         let again = Checkpoint::new(
-            (3, 25),
+            (3, 25, 0),
             &checkpoint.segments(),
             &checkpoint.epochs(),
             &checkpoint.producers(),
         );
         assert_eq!(again, checkpoint);
+        let compacted = compacted();
+        let body = compacted.encode().expect("encodable");
+        assert_eq!(Checkpoint::decode(&body), Ok(compacted));
     }
 
     /// Version 1 is on users' disks: these bytes must decode for ever.
@@ -180,21 +263,30 @@ mod tests {
         assert_eq!((body.len(), crc32fast::hash(&body)), (GOLDEN_LENGTH, GOLDEN_CRC));
     }
 
+    /// So is version 2.
+    #[test]
+    fn the_bytes_of_version_two_are_frozen() {
+        let body = compacted().encode().expect("encodable");
+        assert_eq!((body[0], body.len(), crc32fast::hash(&body)), (2, 225, 2_837_697_271));
+    }
+
     const GOLDEN_LENGTH: usize = 201;
     const GOLDEN_CRC: u32 = 1_942_779_931;
 
     #[test]
     fn damaged_checkpoints_are_refused_or_decode_without_panic() {
-        let body = some().encode().expect("encodable");
         assert!(Checkpoint::decode(&[]).is_err());
         assert!(Checkpoint::decode(&[9]).is_err_and(|why| why.contains("version 9")));
-        for length in 1..body.len() {
-            let _ = Checkpoint::decode(&body[..length]);
-        }
-        for position in 0..body.len() {
-            let mut damaged = body.clone();
-            damaged[position] ^= 0x55;
-            let _ = Checkpoint::decode(&damaged);
+        for body in [some(), compacted()].map(|checkpoint| checkpoint.encode().expect("encodable"))
+        {
+            for length in 1..body.len() {
+                let _ = Checkpoint::decode(&body[..length]);
+            }
+            for position in 0..body.len() {
+                let mut damaged = body.clone();
+                damaged[position] ^= 0x55;
+                let _ = Checkpoint::decode(&damaged);
+            }
         }
     }
 }

@@ -17,7 +17,6 @@ use super::{Log, Owner};
 use crate::base::ids::{Offset, PartitionId, TopicNumber};
 use crate::config::TopicConfig;
 use crate::io::Io;
-use crate::segment::SegmentId;
 
 /// Partitions that are looked at before others have a turn.
 const SLICE: usize = 256;
@@ -103,7 +102,7 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let Some(topic) = image.topic_by_number(id.topic) else { return };
         let Some(log) = self.log(id) else { return };
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         if let Some(start) = expired(&log, &config, self.io.wall().0) {
             if self.journal_log_start(id, start).await.is_err() {
                 return; // told in the log; the next round tries again
@@ -118,7 +117,7 @@ impl<I: Io> Owner<I> {
         let dead = log.borrow().dead_segments();
         for segment in dead {
             let _turn = self.storage_turn.lock().await;
-            let id = SegmentId { partition, base: segment.base };
+            let id = segment.id(partition);
             match self.store.remove(id).await {
                 Ok(()) => log.borrow_mut().forget_segment(segment.base),
                 Err(error) => {

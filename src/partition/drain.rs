@@ -14,7 +14,9 @@
 //!   D2  A segment takes a partition's records in the order of their offsets, settled ones only.
 //!   D3  What is deleted or expired by then is not written again.
 //!   D4  Memory is bounded by one stretch of the file.
-//!   D5  One drain or clean-up at a time changes a core's segments.
+//!   D5  One drain, clean-up or compaction at a time changes a core's segments.
+//!   D6  A checkpoint holds everything that was appended before it, and every change of segments
+//!       that was recorded before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,11 +26,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::checkpoint::Checkpoint;
-use super::{Extent, Log, Owner};
+use super::{Extent, Log, Owner, PartitionLog};
 use crate::base::ids::{Offset, PartitionId};
 use crate::config::TopicConfig;
 use crate::io::Io;
-use crate::journal::{Appended, Entry, EntryKind, Location, NO_PARTITION, Position, Reread};
+use crate::journal::{
+    Appended, Entry, EntryKind, Location, NO_PARTITION, Position, Refusal, Reread,
+};
 use crate::metadata;
 use crate::segment::{Segment, SegmentId};
 
@@ -99,7 +103,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
 }
 
 impl<I: Io> Owner<I> {
-    fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.stopping.get() || self.journal.is_closed() || self.journal.poisoned().is_some()
     }
 
@@ -145,8 +149,12 @@ impl<I: Io> Owner<I> {
         if holds_metadata {
             last = last.max(self.copy_metadata().await?);
         }
-        for id in touched {
-            last = last.max(self.checkpoint_again(id, end).await?);
+        {
+            // Whoever else changes segments records that first (D6).
+            let _turn = self.storage_turn.lock().await;
+            for id in touched {
+                last = last.max(self.checkpoint_again(id, end).await?);
+            }
         }
         self.await_durable(last).await?;
         self.journal.release(end);
@@ -186,21 +194,56 @@ impl<I: Io> Owner<I> {
             }
             self.io.cede().await;
         }
+        self.record(moved, carried, files, last).await
+    }
+
+    /// Moves a partition's records up to the entry that begins at `through` into its segments.
+    pub(super) async fn drain_partition(&self, log: &Log, through: Offset) -> io::Result<()> {
+        let _turn = self.storage_turn.lock().await;
+        if self.is_ending() {
+            return Err(io::Error::other("the node is stopping"));
+        }
+        let mut files = BTreeSet::new();
+        let moved = self.fill_segments(log, through, Share::new(), &mut files).await?;
+        self.record(moved.into_iter().collect(), Vec::new(), files, None).await
+    }
+
+    /// Makes what was moved durable, and has the partitions read it from there.
+    async fn record(
+        &self,
+        moved: Vec<Moved>,
+        carried: Vec<Carried>,
+        files: BTreeSet<SegmentId>,
+        mut last: Option<Position>,
+    ) -> io::Result<()> {
         for file in files {
             self.store.sync(file).await?;
         }
-        for done in &moved {
-            let checkpoint = done.log.borrow().checkpoint(&done.segments, done.hot_start);
-            last = last.max(Some(self.append_checkpoint(&done.log, &checkpoint).await?));
+        // A checkpoint that is journaled counts, whatever becomes of those behind it: another
+        // attempt must not write what it names once more.
+        let mut recorded = Vec::new();
+        let mut outcome = Ok(());
+        for done in moved {
+            let of = |log: &PartitionLog| log.checkpoint(&done.segments, done.hot_start);
+            match self.append_checkpoint(&done.log, of).await {
+                Ok(position) => {
+                    last = last.max(Some(position));
+                    recorded.push(done);
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
         }
         self.await_durable(last).await?;
         for Carried { log, base, location } in carried {
             log.borrow_mut().relocate(base, location);
         }
-        for Moved { log, segments, hot_start } in moved {
+        for Moved { log, segments, hot_start } in recorded {
             log.borrow_mut().drained(segments, hot_start);
         }
-        Ok(())
+        outcome
     }
 
     fn is_to_carry(&self, log: &Log, bytes: u64) -> bool {
@@ -227,7 +270,7 @@ impl<I: Io> Owner<I> {
         let partition = log.borrow().id();
         let image = self.image();
         let Some(topic) = image.topic_by_number(partition.topic) else { return Ok(None) };
-        let config = TopicConfig::new(|name| topic.configs.get(name));
+        let config = self.topic_config(topic);
         let extents = log.borrow().extents_through(through);
         let Some(hot_start) = extents.last().map(|last| last.next) else { return Ok(None) };
         while log.borrow().high_watermark() < hot_start {
@@ -252,7 +295,7 @@ impl<I: Io> Owner<I> {
                 None => self.read_extent(&extent).await?,
             };
             if self.is_to_roll(&growing, &extent, &config) {
-                let id = SegmentId { partition, base: growing.base };
+                let id = growing.id(partition);
                 if !pieces.is_empty() {
                     self.store.append(id, recorded, &std::mem::take(&mut pieces)).await?;
                     files.insert(id);
@@ -267,7 +310,7 @@ impl<I: Io> Owner<I> {
             growing.max_timestamp = growing.max_timestamp.max(extent.max_timestamp);
             pieces.push(bytes);
         }
-        let id = SegmentId { partition, base: growing.base };
+        let id = growing.id(partition);
         self.store.append(id, recorded, &pieces).await?;
         files.insert(id);
         segments.push(growing);
@@ -276,7 +319,7 @@ impl<I: Io> Owner<I> {
 
     fn new_segment(&self, base: Offset) -> Segment {
         let begun = self.io.wall().0;
-        Segment { base, next: base, bytes: 0, max_timestamp: -1, begun }
+        Segment { base, next: base, bytes: 0, max_timestamp: -1, begun, generation: 0 }
     }
 
     /// Whether a segment takes no more: Kafka's rules.
@@ -295,14 +338,36 @@ impl<I: Io> Owner<I> {
         if !log.borrow().is_checkpointed_before(end) {
             return Ok(None);
         }
-        let checkpoint = {
-            let log = log.borrow();
-            log.checkpoint(log.segments(), log.hot_start())
-        };
-        self.append_checkpoint(&log, &checkpoint).await.map(Some)
+        let of = |log: &PartitionLog| log.checkpoint(log.segments(), log.hot_start());
+        self.append_checkpoint(&log, of).await.map(Some)
     }
 
-    async fn append_checkpoint(&self, log: &Log, checkpoint: &Checkpoint) -> io::Result<Position> {
+    /// Journals what `of` gives. What is appended while this waits for room is known to it: the
+    /// checkpoint stands behind that, and counts.
+    pub(super) async fn append_checkpoint(
+        &self,
+        log: &Log,
+        of: impl Fn(&PartitionLog) -> Checkpoint,
+    ) -> io::Result<Position> {
+        let mut room = 0;
+        loop {
+            let checkpoint = of(&log.borrow());
+            let body = checkpoint.encode().map_err(io::Error::other)?;
+            if body.len() > room {
+                room = body.len();
+                self.journal.room_to_manage(room).await.map_err(refused)?;
+                continue;
+            }
+            return self.append_checkpoint_now(log, &checkpoint);
+        }
+    }
+
+    /// As `append_checkpoint`, where there was just room.
+    pub(super) fn append_checkpoint_now(
+        &self,
+        log: &Log,
+        checkpoint: &Checkpoint,
+    ) -> io::Result<Position> {
         let entry = Entry {
             kind: EntryKind::Checkpoint,
             partition: log.borrow().id(),
@@ -310,7 +375,7 @@ impl<I: Io> Owner<I> {
             epoch: self.leader_epoch(),
         };
         let body = checkpoint.encode().map_err(io::Error::other)?;
-        let appended = self.append_to_journal(entry, &body).await?;
+        let appended = self.journal.append(entry, &body, |_| {}).map_err(refused)?;
         log.borrow_mut().checkpointed_at(appended.location.address);
         Ok(appended.position)
     }
@@ -334,14 +399,17 @@ impl<I: Io> Owner<I> {
     }
 
     async fn append_to_journal(&self, entry: Entry, body: &[u8]) -> io::Result<Appended> {
-        let refused = |refusal: crate::journal::Refusal| io::Error::other(refusal.to_string());
         self.journal.room_to_manage(body.len()).await.map_err(refused)?;
         self.journal.append(entry, body, |_| {}).map_err(refused)
     }
 
-    async fn await_durable(&self, last: Option<Position>) -> io::Result<()> {
+    pub(super) async fn await_durable(&self, last: Option<Position>) -> io::Result<()> {
         let Some(last) = last else { return Ok(()) };
         let durable = self.journal.wait_durable(last).await;
         durable.map_err(|poisoned| io::Error::other(poisoned.to_string()))
     }
+}
+
+pub(super) fn refused(refusal: Refusal) -> io::Error {
+    io::Error::other(refusal.to_string())
 }

@@ -53,6 +53,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// One past its last record's offset.
+    pub fn next(self) -> Offset {
+        match self {
+            Place::Cold(segment) => segment.next,
+            Place::Hot(extent) => extent.next,
+        }
+    }
+
     pub fn max_timestamp(self) -> i64 {
         match self {
             Place::Cold(segment) => segment.max_timestamp,
@@ -82,6 +90,8 @@ pub struct PartitionLog {
     /// Of the extents.
     bytes: u64,
     segments: Vec<Segment>,
+    /// Compaction has been through everything before.
+    cleaned: Offset,
     extents: VecDeque<Extent>,
     epochs: Vec<EpochStart>,
     /// The journal address of the last checkpoint.
@@ -101,6 +111,7 @@ impl PartitionLog {
             next: 0,
             bytes: 0,
             segments: Vec::new(),
+            cleaned: 0,
             extents: VecDeque::new(),
             epochs: Vec::new(),
             checkpointed: None,
@@ -222,6 +233,7 @@ impl PartitionLog {
         let mut log = PartitionLog::new(id);
         log.bytes = extents.iter().map(|extent| u64::from(extent.location.length)).sum();
         log.segments = checkpoint.segments();
+        log.cleaned = checkpoint.cleaned;
         log.extents = extents;
         log.epochs = epochs;
         log.producers = producers;
@@ -266,7 +278,52 @@ impl PartitionLog {
     /// The state with these segments and this beginning of what is in the journal.
     pub fn checkpoint(&self, segments: &[Segment], hot_start: Offset) -> Checkpoint {
         let hot_start = hot_start.max(self.hot_start());
-        Checkpoint::new((self.log_start, hot_start), segments, &self.epochs, &self.producers)
+        let places = (self.log_start, hot_start, self.cleaned);
+        Checkpoint::new(places, segments, &self.epochs, &self.producers)
+    }
+
+    /// As `checkpoint`, once compaction has been through everything before `cleaned`.
+    pub fn cleaned_checkpoint(&self, segments: &[Segment], cleaned: Offset) -> Checkpoint {
+        let cleaned = cleaned.max(self.cleaned);
+        let places = (self.log_start, self.hot_start(), cleaned);
+        Checkpoint::new(places, segments, &self.epochs, &self.producers)
+    }
+
+    /// Compaction has written some segments anew.
+    pub fn compacted(&mut self, segments: Vec<Segment>, cleaned: Offset) {
+        self.segments = segments;
+        self.cleaned = cleaned.max(self.cleaned);
+        self.moves += 1;
+    }
+
+    /// The live segments that take no more records and have settled ones behind them. `now` in Unix
+    /// milliseconds.
+    pub fn closed_segments(&self, now: i64, segment_ms: i64) -> Vec<Segment> {
+        let mut live: Vec<Segment> = self.live_segments().copied().collect();
+        let has_more = self.settled_extents().next().is_some();
+        let is_old = |last: &mut Segment| now.saturating_sub(last.begun) > segment_ms;
+        live.pop_if(|last| !(has_more && is_old(last)));
+        live
+    }
+
+    /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in
+    /// the journal: the entry that begins there, `bytes_max` on at most. The last settled stays.
+    pub fn late_through(&self, oldest: i64, bytes_max: u64) -> Option<Offset> {
+        let settled: Vec<&Extent> = self.settled_extents().collect();
+        let (_, rest) = settled.split_last()?;
+        rest.first().filter(|first| first.max_timestamp < oldest)?;
+        let mut bytes = 0;
+        let within = rest.iter().take_while(|extent| {
+            let before = bytes;
+            bytes += u64::from(extent.location.length);
+            before < bytes_max
+        });
+        within.last().map(|last| last.base)
+    }
+
+    /// The first offset that compaction has not been through.
+    pub fn cleaned(&self) -> Offset {
+        self.cleaned
     }
 
     /// A checkpoint stands in the journal at `address`.
@@ -330,10 +387,11 @@ impl PartitionLog {
         self.extents_from(from, enough).iter().map(|extent| extent.location.length as usize).sum()
     }
 
-    /// The first place whose greatest timestamp is at least `timestamp`.
-    pub fn place_at_timestamp(&self, timestamp: i64) -> Option<Place> {
-        let cold = self.live_segments().find(|segment| segment.max_timestamp >= timestamp);
-        let hot = || self.settled_extents().find(|extent| extent.max_timestamp >= timestamp);
+    /// The first place at or behind `from` whose greatest timestamp is at least `timestamp`.
+    pub fn place_at_timestamp(&self, timestamp: i64, from: Offset) -> Option<Place> {
+        let is_it = |next: Offset, max: i64| next > from && max >= timestamp;
+        let cold = self.live_segments().find(|cold| is_it(cold.next, cold.max_timestamp));
+        let hot = || self.settled_extents().find(|hot| is_it(hot.next, hot.max_timestamp));
         cold.map(|segment| Place::Cold(*segment)).or_else(|| hot().map(|hot| Place::Hot(*hot)))
     }
 
@@ -419,7 +477,7 @@ mod tests {
 
     fn found(hot_start: Offset, log_start: Offset, extents: &[(Offset, Offset)]) -> Found {
         let log = PartitionLog::new(ID);
-        let checkpoint = Checkpoint::new((0, hot_start), &log.segments, &[], &log.producers);
+        let checkpoint = Checkpoint::new((0, hot_start, 0), &log.segments, &[], &log.producers);
         let extents = extents.iter().map(|(base, next)| extent(*base, *next)).collect();
         Found { checkpoint: Some((0, checkpoint)), log_start, extents, ..Found::default() }
     }

@@ -4,6 +4,7 @@
 //!     fetch   ─► plan ─► journal's memory, journal's files or segments ─► bytes by reference
 //!     drain   ─► the oldest journal file's records ─► segments, or ahead in the journal
 //!     cleanup ─► what retention and deletion leave behind
+//!     compact ─► closed segments without the records that newer ones replace
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -20,16 +21,19 @@ mod ahead;
 mod append;
 mod checkpoint;
 mod cleanup;
+mod compact;
 mod controller;
 mod coordinator;
 mod drain;
 mod log;
 mod offsets;
+mod prepare;
 mod read;
 mod recover;
 mod settle;
 mod shared;
 mod topics;
+mod turns;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -42,9 +46,10 @@ use futures_util::lock::Mutex;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
+use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::Journal;
-use crate::metadata::Image;
+use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
@@ -84,6 +89,12 @@ pub struct Owner<I: Io> {
     cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
+    /// Of the appends that are prepared in the background.
+    turns: Rc<turns::Turns>,
+    /// Taken by whoever has a batch open.
+    opening: Mutex<()>,
+    /// Topics' settings as values, each with the topic that they were read from.
+    topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig)>>,
 }
 
 impl<I: Io> Owner<I> {
@@ -109,10 +120,14 @@ impl<I: Io> Owner<I> {
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
+            turns: Rc::default(),
+            opening: Mutex::new(()),
+            topic_configs: RefCell::default(),
         });
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("drain", drain::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
+        io.spawn("compact", compact::run(owner.clone()));
         owner
     }
 
@@ -170,6 +185,19 @@ impl<I: Io> Owner<I> {
         Some(log.clone())
     }
 
+    /// The settings in force for a topic.
+    fn topic_config(&self, topic: &Arc<Topic>) -> TopicConfig {
+        let mut known = self.topic_configs.borrow_mut();
+        if let Some((read, config)) = known.get(&topic.number)
+            && Arc::ptr_eq(read, topic)
+        {
+            return *config;
+        }
+        let config = TopicConfig::new(|name| topic.configs.get(name), self.shared.config());
+        known.insert(topic.number, (topic.clone(), config));
+        config
+    }
+
     /// The epoch in which this node leads its partitions.
     pub fn leader_epoch(&self) -> Epoch {
         self.shared.image().leader_epoch()
@@ -184,6 +212,7 @@ impl<I: Io> Owner<I> {
             }
             keep
         });
+        self.topic_configs.borrow_mut().remove(&number);
         self.doom(number);
     }
 

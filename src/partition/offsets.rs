@@ -1,12 +1,12 @@
 //! Looking offsets up: by position, by timestamp, by leader epoch.
 
 use super::log::Place;
-use super::read::check_epoch;
+use super::read::{ATTEMPTS_MAX, check_epoch};
 use super::{Extent, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
 use crate::io::Io;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, HEADER_BYTES, Records};
 
@@ -107,26 +107,17 @@ impl<I: Io> Owner<I> {
             });
         };
         let plain = |offset| FoundOffset { offset, timestamp: -1, epoch: current };
-        let place = {
-            let log = log.borrow();
-            match at {
-                OffsetAt::Earliest => return Ok(plain(log.log_start())),
-                OffsetAt::Latest => return Ok(plain(log.high_watermark())),
-                OffsetAt::LatestTiered => return Ok(FoundOffset::NONE),
-                OffsetAt::MaxTimestamp => log.place_of_max_timestamp(),
-                OffsetAt::Timestamp(timestamp) => log.place_at_timestamp(timestamp),
-            }
-        };
-        let Some(place) = place else { return Ok(FoundOffset::NONE) };
         let wanted = match at {
-            OffsetAt::Timestamp(timestamp) => timestamp,
-            _ => place.max_timestamp(),
+            OffsetAt::Earliest => return Ok(plain(log.borrow().log_start())),
+            OffsetAt::Latest => return Ok(plain(log.borrow().high_watermark())),
+            OffsetAt::LatestTiered => return Ok(FoundOffset::NONE),
+            OffsetAt::MaxTimestamp => {
+                log.borrow().place_of_max_timestamp().map(Place::max_timestamp)
+            }
+            OffsetAt::Timestamp(timestamp) => Some(timestamp),
         };
-        let found = match place {
-            Place::Cold(segment) => self.find_in_segment(&log, &segment, wanted).await,
-            Place::Hot(extent) => self.find_in_extent(&log, &extent, wanted).await,
-        };
-        found.map_err(|error| {
+        let Some(wanted) = wanted else { return Ok(FoundOffset::NONE) };
+        self.find_timestamp(&log, wanted).await.map_err(|error| {
             tracing::error!("cannot look into {id} for timestamp {wanted}: {error}");
             match error.kind() {
                 std::io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
@@ -135,13 +126,35 @@ impl<I: Io> Owner<I> {
         })
     }
 
+    /// The first record of at least `timestamp`. A place whose newest records are deleted may hold
+    /// none; what is moved meanwhile is looked for again.
+    async fn find_timestamp(&self, log: &Log, timestamp: i64) -> std::io::Result<FoundOffset> {
+        let mut from = 0;
+        let mut attempts = 0;
+        loop {
+            let place = log.borrow().place_at_timestamp(timestamp, from);
+            let Some(place) = place else { return Ok(FoundOffset::NONE) };
+            let moves = log.borrow().moves();
+            let found = match place {
+                Place::Cold(segment) => self.find_in_segment(log, &segment, timestamp).await,
+                Place::Hot(extent) => self.find_in_extent(log, &extent, timestamp).await,
+            };
+            match found {
+                Ok(FoundOffset::NONE) => from = place.next(),
+                Ok(found) => return Ok(found),
+                Err(_) if log.borrow().moves() != moves && attempts < ATTEMPTS_MAX => attempts += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn find_in_segment(
         &self,
         log: &Log,
         segment: &Segment,
         timestamp: i64,
     ) -> std::io::Result<FoundOffset> {
-        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let id = segment.id(log.borrow().id());
         let Some(mut from) = self.store.look_from(id, segment, timestamp).await? else {
             return Ok(FoundOffset::NONE);
         };

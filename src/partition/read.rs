@@ -14,7 +14,7 @@ use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::Location;
-use crate::segment::{Segment, SegmentId, Span};
+use crate::segment::{Segment, Span};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
 
@@ -24,7 +24,7 @@ const GAP_BYTES_MAX: u64 = 16 << 10;
 const SPAN_BYTES_MAX: u64 = 1 << 20;
 
 /// How often a read begins again because what it reads was moved.
-const ATTEMPTS_MAX: u32 = 5;
+pub(super) const ATTEMPTS_MAX: u32 = 5;
 
 /// Where a stretch of records comes from.
 enum Source {
@@ -219,7 +219,7 @@ impl<I: Io> Owner<I> {
         from: Offset,
         (bytes_max, at_least_one): (usize, bool),
     ) -> std::io::Result<Option<Span>> {
-        let id = SegmentId { partition: log.borrow().id(), base: segment.base };
+        let id = segment.id(log.borrow().id());
         let span = self.store.read(id, segment, from, bytes_max).await?;
         if span.batches.len() > bytes_max && !at_least_one {
             return Ok(None);

@@ -253,6 +253,11 @@ fn check_configs(given: &[(String, String)]) -> Result<Vec<(String, String)>, To
             .map_err(|error| refused(ErrorCode::INVALID_CONFIG, error.to_string()))?;
         checked.push((name.clone(), value));
     }
+    let own = |name: &str| {
+        let found = checked.iter().find(|(given, _)| given == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    config::check_together(own).map_err(|why| refused(ErrorCode::INVALID_CONFIG, why))?;
     Ok(checked)
 }
 
@@ -288,6 +293,13 @@ mod tests {
         let configs = vec![("retention.mss".to_string(), "1".to_string())];
         let topic = NewTopic { configs, ..wanted("c") };
         assert_eq!(error_of(&image, &topic), Some(ErrorCode::INVALID_CONFIG));
+        let lag =
+            |name: &str, value: &str| (format!("{name}.compaction.lag.ms"), value.to_string());
+        for (least, most, error) in [("9", "9", None), ("9", "8", Some(ErrorCode::INVALID_CONFIG))]
+        {
+            let configs = vec![lag("min", least), lag("max", most)];
+            assert_eq!(error_of(&image, &NewTopic { configs, ..wanted("l") }), error);
+        }
     }
 
     #[test]

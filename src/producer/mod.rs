@@ -147,6 +147,12 @@ impl Producers {
             .collect()
     }
 
+    /// The base offset of each producer's last batch, by id.
+    pub fn last_batches(&self) -> BTreeMap<i64, Offset> {
+        let last = self.known.iter().map(|(id, producer)| (*id, producer.window.last()));
+        last.filter_map(|(id, batch)| Some((id, batch?.base_offset))).collect()
+    }
+
     /// Takes back what `remembered` gave.
     pub fn restore(&mut self, remembered: &Remembered) {
         for (first_sequence, last_sequence, base_offset) in &remembered.batches {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::SegmentId;
 use super::marks::Marks;
-use crate::base::ids::{Offset, TopicNumber};
+use crate::base::ids::{Offset, PartitionId, TopicNumber};
 
 const FILES_MAX: usize = 128;
 /// 24 bytes each.
@@ -89,7 +89,15 @@ impl<F> Cache<F> {
     }
 
     pub fn forget_topic(&mut self, topic: TopicNumber) {
-        let ids = self.held.keys().filter(|id| id.partition.topic == topic);
+        self.forget_those(|id| id.partition.topic == topic);
+    }
+
+    pub fn forget_partition(&mut self, partition: PartitionId) {
+        self.forget_those(|id| id.partition == partition);
+    }
+
+    fn forget_those(&mut self, is_one: impl Fn(&SegmentId) -> bool) {
+        let ids = self.held.keys().filter(|id| is_one(id));
         for id in ids.copied().collect::<Vec<_>>() {
             self.forget(id);
         }

@@ -3,6 +3,7 @@
 //!
 //!     segments/topic-7/3/00000000000000000000.log        batches of topic number 7, partition 3
 //!                        00000000000000000000.marks      where to begin reading, for a closed one
+//!                        00000000000000000000.2.log      the same offsets, compacted twice
 //!
 //! How many bytes of a file count is recorded in the journal, after they were synced; what lies
 //! behind them is left over from a crash and is written over.
@@ -22,6 +23,7 @@ mod read;
 mod write;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::base::buffer::Arena;
@@ -42,13 +44,32 @@ pub struct Segment {
     pub max_timestamp: i64,
     /// When it was begun, in Unix milliseconds of the broker's clock.
     pub begun: i64,
+    /// How often its file was written anew, by compaction.
+    pub generation: u32,
 }
 
-/// The name of a file: its partition and first offset.
+impl Segment {
+    /// The name of its file, in `partition`.
+    pub fn id(&self, partition: PartitionId) -> SegmentId {
+        SegmentId { partition, base: self.base, generation: self.generation }
+    }
+}
+
+/// The name of a file: its partition, first offset and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId {
     pub partition: PartitionId,
     pub base: Offset,
+    pub generation: u32,
+}
+
+impl SegmentId {
+    fn name(self) -> String {
+        match self.generation {
+            0 => format!("{:020}.log", self.base),
+            generation => format!("{:020}.{generation}.log", self.base),
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -67,7 +88,7 @@ impl<I: Io> Store<I> {
 
     /// The file of a segment.
     pub fn path(&self, id: SegmentId) -> PathBuf {
-        self.partition_directory(id.partition).join(format!("{:020}.log", id.base))
+        self.partition_directory(id.partition).join(id.name())
     }
 
     fn marks_path(&self, id: SegmentId) -> PathBuf {
@@ -97,6 +118,26 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().forget(id);
         for path in [self.path(id), self.marks_path(id)] {
             tolerate_absent(self.io.remove(&path).await)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files in a partition's folder that belong to none of `segments`.
+    pub async fn remove_strays(
+        &self,
+        partition: PartitionId,
+        segments: &[Segment],
+    ) -> std::io::Result<()> {
+        // A stray that is open must not be written to once its name is gone.
+        self.cache.borrow_mut().forget_partition(partition);
+        let directory = self.partition_directory(partition);
+        let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
+        let named: BTreeSet<String> =
+            segments.iter().filter_map(|segment| stem(&segment.id(partition).name())).collect();
+        for name in self.names_in(&directory) {
+            if stem(&name).is_some_and(|stem| !named.contains(&stem)) {
+                tolerate_absent(self.io.remove(&directory.join(name)).await)?;
+            }
         }
         Ok(())
     }

@@ -84,8 +84,13 @@ impl<I: Io> Store<I> {
         let file = self.io.open(&path, OpenHow::Existing).await.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
         })?;
+        let mut cache = self.cache.borrow_mut();
+        // Somebody else may have been faster, and have written to it since.
+        if let Some(known) = cache.file(id) {
+            return Ok(known);
+        }
         let file = Rc::new(file);
-        self.cache.borrow_mut().hold(id, file.clone());
+        cache.hold(id, file.clone());
         Ok(file)
     }
 

@@ -9,8 +9,11 @@ use crate::wire::records::{self, BatchBuilder, BatchHeader, Codec, NewRecord};
 
 const SEEDS: u64 = 300;
 const ARENA_BYTES: usize = 32 << 20;
-const ID: SegmentId =
-    SegmentId { partition: PartitionId { topic: TopicNumber(7), index: 3 }, base: 100 };
+const ID: SegmentId = SegmentId {
+    partition: PartitionId { topic: TopicNumber(7), index: 3 },
+    base: 100,
+    generation: 0,
+};
 
 fn store(io: &SimIo) -> Store<SimIo> {
     Store::new(io.clone(), Arena::new(ARENA_BYTES), PathBuf::from("/data/segments"))
@@ -40,8 +43,14 @@ struct Model {
 
 impl Model {
     fn new() -> Model {
-        let segment =
-            Segment { base: ID.base, next: ID.base, bytes: 0, max_timestamp: -1, begun: 0 };
+        let segment = Segment {
+            base: ID.base,
+            next: ID.base,
+            bytes: 0,
+            max_timestamp: -1,
+            begun: 0,
+            generation: 0,
+        };
         Model { segment, batches: Vec::new() }
     }
 
@@ -195,5 +204,22 @@ fn marks_that_are_missing_or_damaged_are_made_anew() {
         first.remove(ID).await.expect("removable");
         first.remove_topic(ID.partition.topic).await.expect("removable");
         assert_eq!(first.topics(), []);
+    });
+}
+
+/// Simulator, seed 2631: a reader opened the file while a drain made it longer, its handle was
+/// kept, and no later drain went on.
+#[test]
+fn a_file_that_grew_after_it_was_opened_takes_more() {
+    let world = World::new(3);
+    let node = world.node();
+    let io = prepare(&node);
+    world.block_on(async {
+        let (early, late) = (store(&io), store(&io));
+        let mut model = Model::new();
+        grow(&early, &world, &mut model).await.expect("a sound disk");
+        grow(&late, &world, &mut model).await.expect("a sound disk");
+        grow(&early, &world, &mut model).await.expect("its handle is of the shorter file");
+        model.check(&store(&io), &world).await;
     });
 }

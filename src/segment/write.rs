@@ -90,6 +90,12 @@ impl<I: Io> Store<I> {
             }
             outcome => outcome?,
         };
+        if file.len() >= recorded {
+            return Ok(file);
+        }
+        // A reader may have opened it while it was shorter.
+        self.cache.borrow_mut().forget(id);
+        let file = self.file(id).await?;
         if file.len() < recorded {
             let what = format!("{} ends before its {recorded} bytes", self.path(id).display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));

@@ -31,7 +31,7 @@ enum Reused {
 
 pub async fn run(io: SimIo, stage: Rc<Stage>) {
     let mut client = stage.client(&io);
-    while create(&mut client, TOPIC, stage.plan.partitions).await.is_err() {
+    while create(&mut client, TOPIC, stage.plan.partitions, &[]).await.is_err() {
         io.sleep(PAUSE).await;
     }
     stage.is_made.set(true);
@@ -61,11 +61,20 @@ fn passing(code: i16) -> Result<(), Lost> {
 }
 
 /// Makes a topic; one that exists is as good.
-async fn create(client: &mut Client, name: &str, partitions: i32) -> Result<(), Lost> {
+pub async fn create(
+    client: &mut Client,
+    name: &str,
+    partitions: i32,
+    settings: &[(&str, &str)],
+) -> Result<(), Lost> {
     let topic = create_topics::CreatableTopic {
         name,
         num_partitions: partitions,
         replication_factor: 1,
+        configs: settings
+            .iter()
+            .map(|&(name, value)| create_topics::CreatableTopicConfig { name, value: Some(value) })
+            .collect(),
         ..Default::default()
     };
     let request = create_topics::Request { topics: vec![topic], ..Default::default() };
@@ -117,7 +126,7 @@ async fn churn(stage: &Stage, client: &mut Client, reused: &mut Reused) -> Resul
             *reused = Reused::Gone;
         }
         _ => {
-            create(client, REUSED, 3).await?;
+            create(client, REUSED, 3, &[]).await?;
             let made = look(client, REUSED).await?;
             let Some(id) = made else { panic!("a topic is not there after it was made") };
             for index in 0..3 {

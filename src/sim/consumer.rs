@@ -24,23 +24,41 @@ struct Found {
     records: Vec<(i64, Mark)>,
 }
 
-struct Reader {
-    io: SimIo,
-    client: Client,
+/// The bytes that a fetch of one partition brought.
+pub struct Fetched {
+    pub start: i64,
+    pub end: i64,
+    pub records: Vec<u8>,
+}
+
+pub struct Reader {
+    pub io: SimIo,
+    pub client: Client,
 }
 
 impl Reader {
     /// Reads from `offset` on; `Err` where the node does not answer or refuses for a reason that
-    /// passes. `Ok(Err(start))` says that the log begins elsewhere.
+    /// passes. `Ok(Err(()))` says that the log begins elsewhere.
     async fn fetch(&mut self, index: i32, offset: i64) -> Result<Result<Found, ()>, Lost> {
+        let Ok(found) = self.fetch_from(TOPIC, index, offset).await? else { return Ok(Err(())) };
+        let records = records_of(&found.records, offset);
+        Ok(Ok(Found { start: found.start, end: found.end, records }))
+    }
+
+    /// As `fetch`, from any topic, and without a look into what came.
+    pub async fn fetch_from(
+        &mut self,
+        topic: &str,
+        index: i32,
+        offset: i64,
+    ) -> Result<Result<Fetched, ()>, Lost> {
         let partition = fetch::FetchPartition {
             partition: index,
             fetch_offset: offset,
             partition_max_bytes: i32::try_from(1 + self.io.random() % 100_000).expect("small"),
             ..Default::default()
         };
-        let topic =
-            fetch::FetchTopic { topic: TOPIC, partitions: vec![partition], ..Default::default() };
+        let topic = fetch::FetchTopic { topic, partitions: vec![partition], ..Default::default() };
         let request = fetch::Request {
             max_wait_ms: i32::try_from(self.io.random() % 50).expect("small"),
             min_bytes: 1,
@@ -63,8 +81,8 @@ impl Reader {
             }
             code => panic!("partition {index} is answered with {code}"),
         }
-        let records = records_of(found.records.unwrap_or_default(), offset);
-        Ok(Ok(Found { start: found.log_start_offset, end: found.high_watermark, records }))
+        let records = found.records.unwrap_or_default().to_vec();
+        Ok(Ok(Fetched { start: found.log_start_offset, end: found.high_watermark, records }))
     }
 }
 

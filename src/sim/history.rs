@@ -67,6 +67,12 @@ met! {
     /// Segment files that are there at the end, and journal files that were used again.
     segments,
     reused,
+    /// Segment files that compaction wrote and that are there at the end, and offsets that it has
+    /// made empty before readers' eyes.
+    compacted,
+    emptied,
+    /// Tombstones that are gone themselves.
+    tombstones_gone,
 }
 
 #[derive(Default)]

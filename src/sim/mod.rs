@@ -5,7 +5,8 @@
 //!     producers ┐                    ┌ core 0 ─ journal ┐
 //!     consumers ├─ simulated TCP ────┤ core 1 ─ journal ├─ simulated disk
 //!     committers│                    └ ...              ┘        ▲
-//!     admin     ┘──► History (what was sent, answered, seen)     │ power, kill, faults
+//!     admin     │
+//!     keyed     ┘──► History (what was sent, answered, seen)     │ power, kill, faults
 //!                        ▲                                    nemesis
 //!                        └── the last reader compares
 //! ```
@@ -20,6 +21,7 @@ mod client;
 mod committer;
 mod consumer;
 mod history;
+mod keyed;
 mod member;
 mod nemesis;
 mod producer;
@@ -55,6 +57,14 @@ struct Plan {
     /// Whether acknowledged means flushed; the machine's power may fail then.
     flushed: bool,
     lives: u32,
+    /// The map of keys does not take all keys at a time.
+    is_map_small: bool,
+    /// Tombstones outlive the run.
+    tombstones_stay: bool,
+    /// Of the compacted topic.
+    compression: &'static str,
+    timestamp_type: &'static str,
+    max_lag_ms: &'static str,
 }
 
 impl Plan {
@@ -67,6 +77,18 @@ impl Plan {
             consumers: 1 + u32::try_from(world.below(2)).unwrap_or(0),
             flushed: seed % 4 != 3,
             lives: 2 + u32::try_from(world.below(5)).unwrap_or(0),
+            is_map_small: seed.is_multiple_of(3),
+            tombstones_stay: seed.is_multiple_of(2),
+            compression: match seed % 14 {
+                1 => "uncompressed",
+                3 => "gzip",
+                5 => "snappy",
+                7 => "lz4",
+                9 => "zstd",
+                _ => "producer",
+            },
+            max_lag_ms: if seed % 4 == 1 { "20" } else { "9223372036854775807" },
+            timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }
 }
@@ -76,6 +98,7 @@ struct Stage {
     plan: Plan,
     address: SocketAddr,
     history: RefCell<History>,
+    keyed: RefCell<keyed::History>,
     /// The actors end when they see it.
     over: Cell<bool>,
     /// The topic is there. A first batch that is refused since it is not lets the second one in:
@@ -123,6 +146,12 @@ fn cast(world: &World, stage: &Rc<Stage>) {
         let stage_of = stage.clone();
         act(world, stage, "consumer", move |io| consumer::run(io, stage_of.clone()));
     }
+    for index in 0..keyed::PARTITIONS {
+        let stage_of = stage.clone();
+        act(world, stage, "keyed writer", move |io| keyed::write(io, stage_of.clone(), index));
+    }
+    let stage_of = stage.clone();
+    act(world, stage, "keyed reader", move |io| keyed::read(io, stage_of.clone()));
     for _ in 0..2 {
         let stage_of = stage.clone();
         act(world, stage, "member", move |io| member::run(io, stage_of.clone()));
@@ -154,6 +183,7 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
         plan,
         address: server.address(),
         history: RefCell::new(History::new(plan.partitions)),
+        keyed: RefCell::default(),
         over: Cell::new(false),
         is_made: Cell::new(false),
         actors: Cell::new(0),
@@ -167,7 +197,10 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
         .run_until(deadline, || stage.actors.get() == 0)
         .unwrap_or_else(|stuck| panic!("the actors do not end: {stuck}"));
     let io = world.node().core(0);
-    let judged = consumer::judge(io, stage.clone());
+    let judged = async {
+        consumer::judge(io.clone(), stage.clone()).await;
+        keyed::judge(io, stage.clone()).await;
+    };
     world
         .try_block_on(judged, world.now() + PATIENCE)
         .unwrap_or_else(|stuck| panic!("the last reader does not end: {stuck}"));
@@ -175,6 +208,7 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
     let (segments, reused) = server.files_met();
     stage.history().met.segments += segments;
     stage.history().met.reused += reused;
+    stage.history().met.compacted += server.compacted_met();
     assert_eq!(world.live_connections(), 0, "seed {seed}: connections outlive the node");
     let met = stage.history().met;
     Outcome { met, fingerprint: world.fingerprint() }

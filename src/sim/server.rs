@@ -25,9 +25,12 @@ const JOURNAL_BYTES: u64 = 1 << 20;
 const FLUSH_WITHIN: Duration = Duration::from_millis(20);
 /// A core that says nothing for so long, in virtual time, has not started.
 const BOOT_TIME: Duration = Duration::from_secs(60);
-/// The lives of the node are short, so groups must be quick.
-const SETTINGS: &[(&str, &str)] =
-    &[("group.initial.rebalance.delay.ms", "5"), ("group.min.session.timeout.ms", "50")];
+/// The lives of the node are short, so groups and compaction must be quick.
+const SETTINGS: &[(&str, &str)] = &[
+    ("group.initial.rebalance.delay.ms", "5"),
+    ("group.min.session.timeout.ms", "50"),
+    ("log.cleaner.backoff.ms", "5"),
+];
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 pub struct Server {
@@ -69,6 +72,13 @@ impl Server {
         self.node.disk()
     }
 
+    /// Segment files on the disk that compaction wrote.
+    pub fn compacted_met(&self) -> u64 {
+        let files = self.disk().files();
+        let names = files.iter().filter_map(|path| path.file_name()?.to_str());
+        names.filter(|name| name.ends_with(".log") && name.matches('.').count() == 2).count() as u64
+    }
+
     /// Segment files on the disk, and journal files that were used before.
     pub fn files_met(&self) -> (u64, u64) {
         let files = self.disk().files();
@@ -90,7 +100,7 @@ impl Server {
         if !self.node.is_up() {
             self.node.restart();
         }
-        let shared = Arc::new(Shared::new(Arc::new(config()), shards));
+        let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards));
         let (report, reports) = mailbox(usize::from(shards) * 2);
         let connection_count = Arc::new(AtomicUsize::new(0));
         let running = Rc::new(Cell::new(shards));
@@ -172,10 +182,13 @@ impl Server {
     }
 }
 
-fn config() -> BrokerConfig {
+fn config(plan: Plan) -> BrokerConfig {
     let mut config = BrokerConfig::default();
     for (name, value) in SETTINGS {
         config.set(name, value, Source::File).expect("a setting");
+    }
+    if plan.is_map_small {
+        config.set("log.cleaner.dedupe.buffer.size", "4096", Source::File).expect("a setting");
     }
     config
 }

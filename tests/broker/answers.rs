@@ -17,11 +17,25 @@ use crate::world::{Broker, fresh};
 const TOPIC_OPERATIONS: i32 = 3576;
 
 /// An answer's body; `None` if the connection was closed instead.
-fn ask<'q>(broker: &Broker, api: ApiKey, version: i16, request: &impl Wire<'q>) -> Option<Vec<u8>> {
+pub fn ask<'q>(
+    broker: &Broker,
+    api: ApiKey,
+    version: i16,
+    request: &impl Wire<'q>,
+) -> Option<Vec<u8>> {
+    ask_on(&mut Peer::connect(broker.address()), api, version, request)
+}
+
+/// As `ask`, on a connection that is there.
+pub fn ask_on<'q>(
+    peer: &mut Peer,
+    api: ApiKey,
+    version: i16,
+    request: &impl Wire<'q>,
+) -> Option<Vec<u8>> {
     let mut frame = BytesMut::new();
     RequestHeader { api, version, correlation: 5, client_id: Some("answers") }.encode(&mut frame);
     request.encode(&mut frame, api.context(version));
-    let mut peer = Peer::connect(broker.address());
     peer.send(&frame);
     match peer.receive(Duration::from_secs(20)) {
         Came::Answer(answer) => {
@@ -34,7 +48,7 @@ fn ask<'q>(broker: &Broker, api: ApiKey, version: i16, request: &impl Wire<'q>) 
     }
 }
 
-fn read<'a, T: Wire<'a>>(body: &'a Option<Vec<u8>>, api: ApiKey, version: i16) -> T {
+pub fn read<'a, T: Wire<'a>>(body: &'a Option<Vec<u8>>, api: ApiKey, version: i16) -> T {
     let body = body.as_ref().expect("an answer");
     decode_body(body, api, version).expect("an answer of the version")
 }

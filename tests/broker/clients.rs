@@ -8,7 +8,7 @@ use crate::librdkafka;
 use crate::program::{Program, installed};
 use crate::world::{Broker, fresh};
 
-const CODECS: &[&str] = &["none", "gzip", "snappy", "lz4", "zstd"];
+pub const CODECS: &[&str] = &["none", "gzip", "snappy", "lz4", "zstd"];
 
 /// Records of one writer with one codec.
 const COUNT: usize = 50;
@@ -104,7 +104,7 @@ fn read(line: &Value) -> Read {
 
 /// Offsets are dense per partition; each writer's records are all there, once, unchanged, and in
 /// the writer's order within a partition.
-fn verify(reader: &str, writers: &[&str], found: &[Read]) {
+pub fn verify(reader: &str, writers: &[&str], found: &[Read]) {
     let mut next_offset: BTreeMap<i64, i64> = BTreeMap::new();
     let mut last: BTreeMap<(String, String, i64), usize> = BTreeMap::new();
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();

@@ -22,7 +22,7 @@ const SMALL_JOURNAL: &[(&str, &str)] = &[
 ];
 
 /// The segment files of all topics, sorted.
-fn segment_files(broker: &Broker) -> Vec<PathBuf> {
+pub fn segment_files(broker: &Broker) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![broker.data().join("core-0/segments")];
     while let Some(folder) = left.pop() {
@@ -40,7 +40,7 @@ fn segment_files(broker: &Broker) -> Vec<PathBuf> {
     found
 }
 
-fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + SOON;
     while !holds() {
         assert!(Instant::now() < until, "it never came about that {what}");
@@ -49,7 +49,7 @@ fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A topic of one partition with these settings.
-fn create(peer: &mut Peer, topic: &str, settings: &[(&str, &str)]) {
+pub fn create(peer: &mut Peer, topic: &str, settings: &[(&str, &str)]) {
     let count = i32::try_from(settings.len()).expect("few");
     let mut body = Bytes::default().i32(1).string(topic).i32(1).i16(1).i32(0).i32(count);
     for (name, value) in settings {
@@ -70,7 +70,7 @@ fn write(peer: &mut Peer, topic: &str, offsets: std::ops::Range<i64>) {
 }
 
 /// The first offset at or after a time: ListOffsets of version 1.
-fn offset_at(peer: &mut Peer, topic: &str, timestamp: i64) -> i64 {
+pub fn offset_at(peer: &mut Peer, topic: &str, timestamp: i64) -> i64 {
     let body = Bytes::default().i32(-1).i32(1).string(topic).i32(1).i32(0).i64(timestamp);
     let answer = peer.ask(&request(2, 1, body));
     i64::from_be_bytes(answer[answer.len() - 8..].try_into().expect("eight bytes"))

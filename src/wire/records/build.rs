@@ -156,7 +156,7 @@ impl BatchBuilder {
 const VARLONG_BYTES_MAX: usize = 10;
 
 /// Bytes that `put_varlong` writes.
-fn varlong_length(value: i64) -> usize {
+pub(super) fn varlong_length(value: i64) -> usize {
     let bits = ((value << 1) ^ (value >> 63)).cast_unsigned();
     (64 - (bits | 1).leading_zeros() as usize).div_ceil(7)
 }
@@ -177,7 +177,7 @@ fn put_bytes(out: &mut BytesMut, bytes: Option<&[u8]>) {
 }
 
 /// A zigzag varint; 32-bit values have the same form.
-fn put_varlong(out: &mut BytesMut, value: i64) {
+pub(super) fn put_varlong(out: &mut BytesMut, value: i64) {
     let mut bits = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while bits >= 0x80 {
         out.put_u8(u8::try_from(bits & 0x7f).unwrap_or(0) | 0x80);

@@ -1,5 +1,6 @@
 //! Compression codecs, for the places that look inside a batch: the command line, timestamp
-//! lookups. Output is bounded by the caller, so a small batch cannot grow without limit.
+//! lookups, compaction, topics with a codec of their own. Output is bounded by the caller, so a
+//! small batch cannot grow without limit; `Packer` and `Unpacker` work step by step.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -68,61 +69,151 @@ impl Codec {
 
 /// The records inside, at most `limit` bytes of them.
 pub fn decompress(codec: Codec, bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, CodecError> {
-    match codec {
-        Codec::None => Ok(Cow::Borrowed(bytes)),
-        Codec::Gzip => read_bounded(flate2::read::MultiGzDecoder::new(bytes), limit),
-        Codec::Snappy => unsnap(bytes, limit),
-        Codec::Lz4 => read_bounded(lz4_flex::frame::FrameDecoder::new(bytes), limit),
-        Codec::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(malformed)?;
-            read_bounded(decoder, limit)
-        }
+    if codec == Codec::None {
+        return Ok(Cow::Borrowed(bytes));
     }
+    let mut unpacker = Unpacker::new(codec, bytes, limit)?;
+    while unpacker.step()? {}
+    Ok(Cow::Owned(unpacker.finish()))
 }
 
 /// The compressed form of `bytes`.
 pub(super) fn compress(codec: Codec, bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    match codec {
-        Codec::None => Ok(bytes.to_vec()),
-        Codec::Gzip => {
-            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            out.write_all(bytes).and_then(|()| out.finish()).map_err(malformed)
+    let mut packer = Packer::new(codec, None)?;
+    packer.push(bytes)?;
+    packer.finish()
+}
+
+/// Bytes that a step takes or gives. A multiple of a snappy chunk, so that these are full.
+pub const STEP_BYTES: usize = 64 << 10;
+const ZSTD_LEVEL: i32 = 3;
+
+/// Compresses piece by piece.
+pub struct Packer(Packing);
+
+enum Packing {
+    Plain(Vec<u8>),
+    Gzip(flate2::write::GzEncoder<Vec<u8>>),
+    Snappy(Vec<u8>),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+}
+
+impl Packer {
+    /// `level` is the codec's own, where it has levels.
+    pub fn new(codec: Codec, level: Option<i32>) -> Result<Packer, CodecError> {
+        Ok(Packer(match codec {
+            Codec::None => Packing::Plain(Vec::new()),
+            Codec::Gzip => {
+                let level = level.and_then(|level| u32::try_from(level).ok());
+                let level = level.map_or_else(flate2::Compression::default, |level| {
+                    flate2::Compression::new(level.min(9))
+                });
+                Packing::Gzip(flate2::write::GzEncoder::new(Vec::new(), level))
+            }
+            Codec::Snappy => Packing::Snappy(snappy_header()),
+            Codec::Lz4 => Packing::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(Vec::new()))),
+            Codec::Zstd => {
+                let level = level.unwrap_or(ZSTD_LEVEL);
+                let encoder = zstd::stream::write::Encoder::new(Vec::new(), level);
+                Packing::Zstd(encoder.map_err(malformed)?)
+            }
+        }))
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        match &mut self.0 {
+            Packing::Plain(out) => out.write_all(bytes).map_err(malformed),
+            Packing::Gzip(out) => out.write_all(bytes).map_err(malformed),
+            Packing::Snappy(out) => snap(bytes, out),
+            Packing::Lz4(out) => out.write_all(bytes).map_err(malformed),
+            Packing::Zstd(out) => out.write_all(bytes).map_err(malformed),
         }
-        Codec::Snappy => snap(bytes),
-        Codec::Lz4 => {
-            let mut out = lz4_flex::frame::FrameEncoder::new(Vec::new());
-            out.write_all(bytes).map_err(malformed)?;
-            out.finish().map_err(malformed)
+    }
+
+    pub fn finish(self) -> Result<Vec<u8>, CodecError> {
+        match self.0 {
+            Packing::Plain(out) | Packing::Snappy(out) => Ok(out),
+            Packing::Gzip(out) => out.finish().map_err(malformed),
+            Packing::Lz4(out) => out.finish().map_err(malformed),
+            Packing::Zstd(out) => out.finish().map_err(malformed),
         }
-        Codec::Zstd => zstd::stream::encode_all(bytes, 3).map_err(malformed),
     }
 }
 
-fn read_bounded<'a>(reader: impl Read, limit: usize) -> Result<Cow<'a, [u8]>, CodecError> {
-    let mut out = Vec::new();
-    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    reader.take(bound).read_to_end(&mut out).map_err(malformed)?;
-    if out.len() > limit {
-        return Err(CodecError::TooLarge { limit });
-    }
-    Ok(Cow::Owned(out))
+/// Decompresses piece by piece.
+pub struct Unpacker<'a> {
+    from: Unpacking<'a>,
+    out: Vec<u8>,
+    limit: usize,
 }
 
-fn unsnap(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, CodecError> {
-    let mut out = Vec::new();
-    if !bytes.starts_with(XERIAL_MAGIC) {
-        unsnap_block(bytes, limit, &mut out)?;
-        return Ok(Cow::Owned(out));
+enum Unpacking<'a> {
+    Stream(Box<dyn Read + 'a>),
+    /// The chunks that are left, or one block.
+    Snappy {
+        left: &'a [u8],
+        is_chunked: bool,
+    },
+}
+
+impl<'a> Unpacker<'a> {
+    /// Gives at most `limit` bytes.
+    pub fn new(codec: Codec, bytes: &'a [u8], limit: usize) -> Result<Unpacker<'a>, CodecError> {
+        let from = match codec {
+            Codec::None => Unpacking::Stream(Box::new(bytes)),
+            Codec::Gzip => Unpacking::Stream(Box::new(flate2::read::MultiGzDecoder::new(bytes))),
+            Codec::Lz4 => Unpacking::Stream(Box::new(lz4_flex::frame::FrameDecoder::new(bytes))),
+            Codec::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(bytes);
+                Unpacking::Stream(Box::new(decoder.map_err(malformed)?))
+            }
+            Codec::Snappy => match bytes.starts_with(XERIAL_MAGIC) {
+                true => {
+                    let short = || CodecError::Malformed("a snappy header is cut off".into());
+                    let left = bytes.get(XERIAL_HEADER_BYTES..).ok_or_else(short)?;
+                    Unpacking::Snappy { left, is_chunked: true }
+                }
+                false => Unpacking::Snappy { left: bytes, is_chunked: false },
+            },
+        };
+        Ok(Unpacker { from, out: Vec::new(), limit })
     }
-    let short = || CodecError::Malformed("a snappy chunk is cut off".into());
-    let mut left = bytes.get(XERIAL_HEADER_BYTES..).ok_or_else(short)?;
-    while let Some((length, rest)) = left.split_first_chunk::<4>() {
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        let (chunk, rest) = rest.split_at_checked(length).ok_or_else(short)?;
-        unsnap_block(chunk, limit, &mut out)?;
-        left = rest;
+
+    /// One step; false when that was the last.
+    pub fn step(&mut self) -> Result<bool, CodecError> {
+        match &mut self.from {
+            Unpacking::Stream(reader) => {
+                let before = self.out.len();
+                let step = reader.by_ref().take(STEP_BYTES as u64).read_to_end(&mut self.out);
+                step.map_err(malformed)?;
+                if self.out.len() > self.limit {
+                    return Err(CodecError::TooLarge { limit: self.limit });
+                }
+                Ok(self.out.len() > before)
+            }
+            Unpacking::Snappy { left, is_chunked: true } => {
+                let short = || CodecError::Malformed("a snappy chunk is cut off".into());
+                let Some((length, rest)) = left.split_first_chunk::<4>() else {
+                    return if left.is_empty() { Ok(false) } else { Err(short()) };
+                };
+                let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+                let (chunk, rest) = rest.split_at_checked(length).ok_or_else(short)?;
+                unsnap_block(chunk, self.limit, &mut self.out)?;
+                *left = rest;
+                Ok(true)
+            }
+            Unpacking::Snappy { left, is_chunked: false } => {
+                unsnap_block(left, self.limit, &mut self.out)?;
+                Ok(false)
+            }
+        }
     }
-    if left.is_empty() { Ok(Cow::Owned(out)) } else { Err(short()) }
+
+    /// What was given.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
 }
 
 fn unsnap_block(block: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -138,18 +229,18 @@ fn unsnap_block(block: &[u8], limit: usize, out: &mut Vec<u8>) -> Result<(), Cod
     Ok(())
 }
 
-fn snap(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::new();
-    out.extend_from_slice(XERIAL_MAGIC);
-    out.extend_from_slice(&1_u32.to_be_bytes());
-    out.extend_from_slice(&1_u32.to_be_bytes());
+fn snappy_header() -> Vec<u8> {
+    [&XERIAL_MAGIC[..], &1_u32.to_be_bytes(), &1_u32.to_be_bytes()].concat()
+}
+
+fn snap(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
     for chunk in bytes.chunks(XERIAL_CHUNK_BYTES) {
         let block = snap::raw::Encoder::new().compress_vec(chunk).map_err(malformed)?;
         let length = u32::try_from(block.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&block);
     }
-    Ok(out)
+    Ok(())
 }
 
 fn malformed(error: impl fmt::Display) -> CodecError {

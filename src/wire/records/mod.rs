@@ -16,11 +16,13 @@
 mod build;
 mod codec;
 mod record;
+mod retain;
 mod validate;
 
 pub use build::{BatchBuilder, NewRecord, ProducerStamp};
-pub use codec::{Codec, CodecError, decompress};
+pub use codec::{Codec, CodecError, Packer, STEP_BYTES, Unpacker, decompress};
 pub use record::{Header, Record, RecordError, Records, get_varint, get_varlong};
+pub use retain::retain;
 pub use validate::{Invalid, Summary, validate};
 
 /// Bytes of a batch before its records.
@@ -110,6 +112,11 @@ impl BatchHeader {
         self.attributes & CONTROL_BIT != 0
     }
 
+    /// From when on, in Unix milliseconds, its tombstones may go (KIP-534).
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
+    }
+
     pub fn has_producer(&self) -> bool {
         self.producer_id >= 0
     }
@@ -131,6 +138,33 @@ pub fn stamp(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
 /// Sets the greatest timestamp, and the CRC, which covers it. `batch` has a whole header.
 pub fn set_max_timestamp(batch: &mut [u8], timestamp: i64) {
     batch[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    set_crc(batch);
+}
+
+/// Gives all records of a batch the time at which it is appended. `batch` has a whole header.
+pub fn set_append_time(batch: &mut [u8], timestamp: i64) {
+    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | TIMESTAMP_TYPE_BIT;
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    set_max_timestamp(batch, timestamp);
+}
+
+/// The batch with its records in another codec: `packed` are they.
+pub fn repacked(batch: &[u8], codec: Codec, packed: &[u8]) -> Result<Vec<u8>, CodecError> {
+    let short = || CodecError::Malformed("a batch is shorter than its header".into());
+    let header = BatchHeader::read(batch).ok_or_else(short)?;
+    let length = i32::try_from(HEADER_BYTES - LENGTH_END + packed.len())
+        .map_err(|_| CodecError::TooLarge { limit: i32::MAX as usize })?;
+    let attributes = header.attributes & !CODEC_MASK | codec as i16;
+    let mut out = Vec::with_capacity(HEADER_BYTES + packed.len());
+    out.extend_from_slice(batch.get(..HEADER_BYTES).ok_or_else(short)?);
+    out.extend_from_slice(packed);
+    out[8..12].copy_from_slice(&length.to_be_bytes());
+    out[21..23].copy_from_slice(&attributes.to_be_bytes());
+    set_crc(&mut out);
+    Ok(out)
+}
+
+fn set_crc(batch: &mut [u8]) {
     let crc = crc(batch);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }

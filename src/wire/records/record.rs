@@ -13,6 +13,10 @@ pub struct Record<'a> {
     pub timestamp: i64,
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
+    pub(super) attributes: i8,
+    pub(super) timestamp_delta: i64,
+    /// Everything from the offset delta on, as it stands.
+    pub(super) rest: &'a [u8],
     headers: &'a [u8],
     header_count: usize,
 }
@@ -57,8 +61,9 @@ impl<'a> Records<'a> {
     }
 
     fn read_body(&self, body: &mut &'a [u8]) -> Result<Record<'a>, RecordError> {
-        let [_attributes] = get_array(body)?;
+        let [attributes] = get_array(body)?;
         let timestamp_delta = get_varlong(body)?;
+        let rest = *body;
         let offset_delta = i64::from(get_varint(body)?);
         let key = get_bytes(body)?;
         let value = get_bytes(body)?;
@@ -78,7 +83,19 @@ impl<'a> Records<'a> {
             self.header.base_timestamp.wrapping_add(timestamp_delta)
         };
         let offset = self.header.base_offset.wrapping_add(offset_delta);
-        Ok(Record { offset, offset_delta, timestamp, key, value, headers, header_count })
+        let attributes = i8::from_be_bytes([attributes]);
+        Ok(Record {
+            offset,
+            offset_delta,
+            timestamp,
+            key,
+            value,
+            attributes,
+            timestamp_delta,
+            rest,
+            headers,
+            header_count,
+        })
     }
 }
 
