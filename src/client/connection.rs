@@ -20,7 +20,7 @@ use crate::wire::primitive::{Reader, Wire};
 
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// Longer than any request asks a broker to wait.
-const ANSWER_TIME: Duration = Duration::from_secs(45);
+pub const ANSWER_TIME: Duration = Duration::from_secs(45);
 const ANSWER_BYTES_MAX: u32 = 512 << 20;
 const CLIENT_ID: &str = "corelog";
 /// Stands for "our highest version".
@@ -61,13 +61,14 @@ impl Answer {
 }
 
 impl Connection {
-    /// Connects to `HOST:PORT` and learns the versions that are served there.
-    pub fn open(address: &str) -> Result<Connection, Failure> {
+    /// Connects to `HOST:PORT` and learns the versions that are served there. No answer may take
+    /// longer than `answer_time`.
+    pub fn open(address: &str, answer_time: Duration) -> Result<Connection, Failure> {
         let stream = dial(address)?;
         let prepared = stream
             .set_nodelay(true)
-            .and_then(|()| stream.set_read_timeout(Some(ANSWER_TIME)))
-            .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME)));
+            .and_then(|()| stream.set_read_timeout(Some(answer_time)))
+            .and_then(|()| stream.set_write_timeout(Some(answer_time)));
         prepared.map_err(|error| lost(address, &in_words(&error)))?;
         let address = address.to_string();
         let mut connection =
@@ -238,7 +239,7 @@ mod tests {
 
     fn says(answer: &'static [u8]) -> String {
         let (address, server) = listener(answer);
-        let failure = Connection::open(&address).err().expect("refused");
+        let failure = Connection::open(&address, ANSWER_TIME).err().expect("refused");
         server.join().expect("no panic");
         failure.to_string().replace(&address, "ADDRESS")
     }
@@ -248,7 +249,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         drop(listener);
-        let failure = Connection::open(&address).err().expect("nobody listens");
+        let failure = Connection::open(&address, ANSWER_TIME).err().expect("nobody listens");
         assert_eq!(
             failure,
             Failure::Lost(format!(

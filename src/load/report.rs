@@ -72,12 +72,12 @@ impl Report {
             format!("broker      {}, {place}", plan.bootstrap),
             format!("durability  {durability}"),
             format!(
-                "load        {}: {} producers, {} consumers in {} groups, {} topics of {} \
-                 partitions, on CPUs {:?}",
+                "load        {}: {} producers, {} consumers{}, {} topics of {} partitions, on CPUs \
+                 {:?}",
                 plan.mode.name(),
                 plan.producers,
                 plan.consumers,
-                plan.groups,
+                if plan.is_grouped { format!(" in {} groups", plan.groups) } else { String::new() },
                 plan.topics.len(),
                 plan.partitions,
                 plan.cpus,
@@ -127,7 +127,8 @@ impl Report {
             "options": {
                 "producers": plan.producers,
                 "consumers": plan.consumers,
-                "groups": plan.groups,
+                "groups": if plan.is_grouped { plan.groups } else { 0 },
+                "commit_interval_seconds": plan.commit_interval.as_secs_f64(),
                 "topics": plan.topics.len(),
                 "partitions": plan.partitions,
                 "record_bytes_min": plan.sizes.min,
@@ -235,6 +236,14 @@ fn run_lines(run: &Summary, acks: i16) -> Vec<String> {
         if !histogram.is_empty() {
             lines.push(format!("  {name:9}  {}", percentiles(histogram)));
         }
+    }
+    if run.total.assignments > 0 || run.total.commits > 0 {
+        lines.push(format!(
+            "  groups     {} assignments taken, {} commits, {} records behind at the end",
+            run.total.assignments,
+            run.total.commits,
+            run.lag(),
+        ));
     }
     if let Some(used) = run.broker {
         lines.push(format!(
