@@ -1,5 +1,6 @@
 //! The load generator from outside: each mode, small, against a node started by `corelog serve`.
 
+mod kafka;
 mod node;
 
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use kafka::Kafka;
 use node::{Node, PROGRAM};
 use serde_json::Value;
 
@@ -312,6 +314,56 @@ fn check_page(page: &Path) {
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let bytes = fs::metadata(&picture).expect("a picture").len();
     assert!(bytes > 20_000, "an empty page compresses to less than {bytes} bytes");
+}
+
+/// The only run's JSON of a command against Kafka that must succeed.
+fn against(address: &str, line: &str, more: &[String]) -> Value {
+    let mut command = Command::new(PROGRAM);
+    command.arg("load").args(line.split(' ')).args(["--bootstrap", address, "--json", "-"]);
+    let report = json(&command.args(more).output().expect("started"), line);
+    report["runs"][0].clone()
+}
+
+#[test]
+fn apache_kafka_is_loaded_in_groups_and_behind_tls_and_sasl() {
+    let Some(kafka) = Kafka::start() else { return };
+    let line = "verify --rate 1000 -d 2s --warm-up 0 --partitions 4 --producers 2 --consumers 4 \
+                --groups 2 --idempotent --topic grouped";
+    let run = against(&kafka.plain, line, &[]);
+    assert_eq!(run["verify"]["clean"], true, "{run}");
+    assert_eq!(run["verify"]["received"], 4000, "each group reads everything: {run}");
+    let tls = |key: &str| {
+        let file = |name: &str| kafka.file(name).display().to_string();
+        let mut options = vec!["--tls".to_string(), "--tls-ca".to_string(), file("ca.pem")];
+        options.extend(["--tls-cert".to_string(), file("client.pem")]);
+        options.extend(["--tls-key".to_string(), file(key)]);
+        options
+    };
+    let sasl = |mechanism: &str, password: &str| {
+        let password = kafka.file(password).display().to_string();
+        let options = ["--sasl-mechanism", mechanism, "--sasl-user", kafka::USER.0];
+        let options = options.into_iter().map(str::to_string);
+        options.chain(["--sasl-password-file".to_string(), password]).collect::<Vec<_>>()
+    };
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let options = [tls("client.key"), sasl(mechanism, "password")].concat();
+        let line = "verify --rate 500 -d 1s --warm-up 0 --record-size 100-40000 --partitions 2 \
+                    --consumers 2 --group secured --topic secured";
+        let run = against(&kafka.secure, line, &options);
+        assert_eq!((&run["verify"]["clean"], &run["failed_records"]), (&true.into(), &0.into()));
+        assert_eq!(run["verify"]["received"], 500, "{mechanism}: {run}");
+    }
+    let refused = |options: Vec<String>| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["load", "produce", "--bootstrap", &kafka.secure]).args(options);
+        let output = command.output().expect("started");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused([tls("client.key"), sasl("SCRAM-SHA-256", "wrong")].concat());
+    assert!(said.contains("user `ann` is refused: SASL_AUTHENTICATION_FAILED"), "{said}");
+    let said = refused(vec!["--tls".to_string()]);
+    assert!(said.contains("invalid peer certificate"), "{said}");
 }
 
 #[test]

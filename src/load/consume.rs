@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use super::channel::Channel;
 use super::consumer::{Consumer, Outcome};
-use super::core::{ATTENTION, Core, READY_PAUSE, connect};
+use super::core::{ATTENTION, Core, READY_PAUSE};
 use super::link::{Bell, await_frame, consume, frame, until};
 use super::member::Member;
 use super::membership;
@@ -43,7 +44,7 @@ pub struct Hands<I: Io> {
 
 /// A lane's connection while no task has it.
 struct Link<I: Io> {
-    stream: Option<I::Stream>,
+    stream: Option<Channel<I::Stream>>,
     is_running: bool,
     /// After all producers ended, the lane's broker had nothing more.
     is_drained: bool,
@@ -61,7 +62,7 @@ pub async fn run<I: Io>(
     core: Rc<Core<I>>,
     mind: Consumer,
     member: Option<Member>,
-    streams: Vec<I::Stream>,
+    streams: Vec<Channel<I::Stream>>,
 ) {
     let link = |stream| Link { stream: Some(stream), ..Link::default() };
     let hands = Rc::new(Hands {
@@ -136,7 +137,11 @@ enum Ended {
 }
 
 /// Request after request.
-async fn converse<I: Io>(hands: &Hands<I>, lane: usize, stream: &I::Stream) -> io::Result<Ended> {
+async fn converse<I: Io>(
+    hands: &Hands<I>,
+    lane: usize,
+    stream: &Channel<I::Stream>,
+) -> io::Result<Ended> {
     let core = &hands.core;
     let mut received = BytesMut::new();
     loop {
@@ -208,9 +213,9 @@ impl<I: Io> Hands<I> {
         }
     }
 
-    async fn reconnect(&self, lane: usize) -> Option<I::Stream> {
-        let address = self.mind.borrow().route().broker(lane)?;
-        let Ok(stream) = connect(&self.core.io, address).await else {
+    async fn reconnect(&self, lane: usize) -> Option<Channel<I::Stream>> {
+        let route = self.mind.borrow().route().clone();
+        let Ok(stream) = self.core.connect(&route, route.broker(lane)?).await else {
             self.core.recorder.borrow_mut().error("CONNECT_FAILED");
             self.mind.borrow_mut().unreached();
             self.core.io.sleep(RECONNECT_PAUSE).await;
@@ -296,7 +301,7 @@ impl<I: Io> Hands<I> {
     /// The next answer's length; `None` if the run is over before it is there.
     async fn await_answer(
         &self,
-        stream: &I::Stream,
+        stream: &Channel<I::Stream>,
         received: &mut BytesMut,
     ) -> io::Result<Option<usize>> {
         let deadline = Instant(self.core.now()) + SILENCE_MAX;

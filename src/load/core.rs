@@ -12,16 +12,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use super::channel::{Channel, secure};
 use super::consumer::Consumer;
 use super::ledger::Ledger;
 use super::link::{Bell, until};
 use super::member::Member;
 use super::producer::{Producer, Shape};
 use super::recorder::{Interval, Recorder};
+use super::route::Route;
 use super::scout::Board;
 use super::{consume, produce};
 use crate::base::time::Instant;
 use crate::client::failure::in_words;
+use crate::client::security::Security;
 use crate::io::Io;
 
 /// How long a broker may take to accept a connection.
@@ -170,15 +173,31 @@ impl<I: Io> Core<I> {
         (Instant(self.until.get()) + DRAIN_TIME).0
     }
 
+    /// Connects to a broker of the route.
+    pub async fn connect(
+        &self,
+        route: &Route,
+        address: SocketAddr,
+    ) -> std::io::Result<Channel<I::Stream>> {
+        let host = route.host(address);
+        connect(&self.io, &self.shape.plan.security, &host, address).await
+    }
+
     pub fn client_ended(&self) {
         self.running.set(self.running.get() - 1);
         self.ended.ring();
     }
 }
 
-/// Connects within `CONNECT_TIME`.
-pub async fn connect<I: Io>(io: &I, address: SocketAddr) -> std::io::Result<I::Stream> {
-    match until(io.connect(address), io.sleep(CONNECT_TIME)).await {
+/// Connects within `CONNECT_TIME`, in the manner that the plan asks for.
+async fn connect<I: Io>(
+    io: &I,
+    security: &Security,
+    host: &str,
+    address: SocketAddr,
+) -> std::io::Result<Channel<I::Stream>> {
+    let work = async { secure(io.connect(address).await?, security, host).await };
+    match until(work, io.sleep(CONNECT_TIME)).await {
         Some(outcome) => outcome,
         None => Err(std::io::ErrorKind::TimedOut.into()),
     }
@@ -219,7 +238,8 @@ async fn take_part<I: Io>(
     for _ in producers.iter().chain(&consumers) {
         let mut links = Vec::new();
         for address in shape.target.route.brokers() {
-            let stream = connect(&io, *address).await;
+            let host = shape.target.route.host(*address);
+            let stream = connect(&io, &shape.plan.security, &host, *address).await;
             let stream =
                 stream.map_err(|e| format!("cannot connect to {address}: {}", in_words(&e)))?;
             links.push(stream);

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::channel::Channel;
 use super::consume::Hands;
-use super::core::{ATTENTION, connect};
+use super::core::ATTENTION;
 use super::link::{await_frame, consume, frame, until};
 use super::member::{Member, To};
 use crate::base::time::Instant;
@@ -25,7 +26,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 struct Talk<I: Io> {
     hands: Rc<Hands<I>>,
     member: Member,
-    line: Option<Line<I::Stream>>,
+    line: Option<Line<Channel<I::Stream>>>,
     /// Brokers that were asked for the coordinator.
     tried: usize,
     /// When the member stops waiting for a farewell; set once the consumer has come to its end.
@@ -95,7 +96,8 @@ impl<I: Io> Talk<I> {
         let line = match self.line.take().filter(|line| line.address == address) {
             Some(line) => line,
             None => {
-                let stream = connect(&core.io, address).await?;
+                let route = self.hands.mind.borrow().route().clone();
+                let stream = core.connect(&route, address).await?;
                 Line { address, stream, received: BytesMut::new() }
             }
         };

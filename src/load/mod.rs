@@ -2,7 +2,7 @@
 //!
 //!     minds:  pace (when)   keys, payload (what)   producer, consumer, member (who says what)
 //!             recorder (how long)   ledger (what was lost)   summary   route (who leads)
-//!     hands:  core ─► produce, consume, membership ─► link ─► io::Stream ─► broker
+//!     hands:  core ─► produce, consume, membership ─► channel ─► io::Stream ─► broker
 //!     main:   options ─► target ─► run ─► live, report, html
 //!     beside: scout, which looks at the metadata again when a core doubts it
 //!
@@ -14,6 +14,7 @@
 //!   O2  Nothing that a broker answers ends the generator; errors are counted by their names.
 
 mod assign;
+mod channel;
 mod chart;
 mod consume;
 mod consumer;

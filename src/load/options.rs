@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::keys::KeyShape;
 use super::payload::{STAMP_BYTES, Sizes};
 use crate::client::failure::Failure;
+use crate::client::security::{Security, SecurityArguments};
 use crate::config::parse_cpus;
 use crate::io::ring::probe;
 use crate::wire::records::Codec;
@@ -67,6 +68,8 @@ pub enum Start {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
+    #[command(flatten)]
+    pub security: SecurityArguments,
     /// What is done.
     #[arg(value_enum)]
     pub mode: Mode,
@@ -195,6 +198,7 @@ impl Rate {
 pub struct Plan {
     pub mode: Mode,
     pub bootstrap: String,
+    pub security: Security,
     pub producers: u32,
     pub consumers: u32,
     /// How often everything is read.
@@ -254,6 +258,7 @@ impl Arguments {
         Ok(Plan {
             mode: self.mode,
             bootstrap: self.bootstrap.clone(),
+            security: self.security.security()?,
             producers: if self.mode.produces() { self.producers } else { 0 },
             consumers: if self.mode.consumes() { self.consumers } else { 0 },
             groups: self.groups.unwrap_or(1),
@@ -460,6 +465,9 @@ mod tests {
             "consume --groups 2",
             "consume --groups 0",
             "consume --commit-interval 0",
+            "produce --tls-ca x",
+            "produce --sasl-mechanism PLAIN",
+            "produce --sasl-mechanism NONE --sasl-user a --sasl-password-file b",
             "observe",
         ] {
             assert!(read(line).is_err(), "{line}");

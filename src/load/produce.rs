@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::core::{ATTENTION, Core, connect};
+use super::channel::Channel;
+use super::core::{ATTENTION, Core};
 use super::link::{Bell, await_frame, consume, frame, until};
 use super::producer::Producer;
 use crate::base::time::Instant;
@@ -30,7 +31,7 @@ struct Hands<I: Io> {
 
 /// A lane's connection.
 struct Link<I: Io> {
-    stream: Option<Rc<I::Stream>>,
+    stream: Option<Rc<Channel<I::Stream>>>,
     /// When another attempt to connect is made; never while one is under way.
     again_at: u64,
     heard: Rc<Cell<u64>>,
@@ -43,7 +44,7 @@ impl<I: Io> Default for Link<I> {
 }
 
 /// Runs until all records have come to their end.
-pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<I::Stream>) {
+pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<Channel<I::Stream>>) {
     let hands = Rc::new(Hands {
         mind: RefCell::new(mind),
         links: RefCell::new(Vec::new()),
@@ -120,7 +121,7 @@ impl<I: Io> Hands<I> {
 
     /// The lane's connection. One that is gone is made again beside, when the time has come and it
     /// is needed.
-    fn stream(self: &Rc<Self>, lane: usize) -> Option<Rc<I::Stream>> {
+    fn stream(self: &Rc<Self>, lane: usize) -> Option<Rc<Channel<I::Stream>>> {
         let is_due = {
             let mut links = self.links.borrow_mut();
             let link = links.get_mut(lane)?;
@@ -140,7 +141,7 @@ impl<I: Io> Hands<I> {
         None
     }
 
-    fn attach(self: &Rc<Self>, lane: usize, stream: I::Stream) {
+    fn attach(self: &Rc<Self>, lane: usize, stream: Channel<I::Stream>) {
         let stream = Rc::new(stream);
         let mut heard = Rc::new(Cell::new(0));
         if let Some(link) = self.links.borrow_mut().get_mut(lane) {
@@ -152,7 +153,7 @@ impl<I: Io> Hands<I> {
     }
 
     /// Notes that a connection is gone, once.
-    fn lost(&self, lane: usize, stream: &Rc<I::Stream>) {
+    fn lost(&self, lane: usize, stream: &Rc<Channel<I::Stream>>) {
         let mut links = self.links.borrow_mut();
         let Some(link) = links.get_mut(lane) else { return };
         if !link.stream.as_ref().is_some_and(|current| Rc::ptr_eq(current, stream)) {
@@ -205,9 +206,9 @@ impl<I: Io> Hands<I> {
 
 /// Connects a lane again, or says when to try the next time.
 async fn attempt<I: Io>(hands: Rc<Hands<I>>, lane: usize) {
-    let address = hands.mind.borrow().route().broker(lane);
-    let outcome = match address {
-        Some(address) => connect(&hands.core.io, address).await,
+    let route = hands.mind.borrow().route().clone();
+    let outcome = match route.broker(lane) {
+        Some(address) => hands.core.connect(&route, address).await,
         None => Err(io::ErrorKind::NotFound.into()),
     };
     match outcome {
@@ -228,7 +229,7 @@ async fn attempt<I: Io>(hands: Rc<Hands<I>>, lane: usize) {
 async fn listen<I: Io>(
     hands: Rc<Hands<I>>,
     lane: usize,
-    stream: Rc<I::Stream>,
+    stream: Rc<Channel<I::Stream>>,
     heard: Rc<Cell<u64>>,
 ) {
     let mut received = BytesMut::new();

@@ -16,6 +16,7 @@ use super::options::{Arguments, Plan, Rate};
 use super::recorder::Phase;
 use super::summary::Summary;
 use crate::client::failure::{Failure, in_words};
+use crate::client::security::Security;
 
 /// Everything that a command found out.
 pub struct Report {
@@ -69,7 +70,7 @@ impl Report {
         let acks = if plan.acks == -1 { "all".to_string() } else { plan.acks.to_string() };
         vec![
             format!("machine     {}", self.machine.text()),
-            format!("broker      {}, {place}", plan.bootstrap),
+            format!("broker      {}, {place}, {}", plan.bootstrap, secured(&plan.security)),
             format!("durability  {durability}"),
             format!(
                 "load        {}: {} producers, {} consumers{}, {} topics of {} partitions, on CPUs \
@@ -121,6 +122,7 @@ impl Report {
             "broker": {
                 "bootstrap": plan.bootstrap,
                 "local": self.is_local,
+                "security": secured(&plan.security),
                 "process": self.broker.as_ref().map(Process::json),
                 "durability": self.durability,
             },
@@ -208,6 +210,14 @@ pub fn write_json(arguments: &Arguments, value: &Value) -> Result<(), Failure> {
 
 fn cannot_write(path: &Path, why: &str) -> Failure {
     Failure::Failed(format!("cannot write {}: {why}", path.display()))
+}
+
+/// How the connections are secured.
+fn secured(security: &Security) -> String {
+    let tls = security.tls.as_ref().map(|_| "TLS");
+    let sasl = security.credentials.as_ref().map(|credentials| credentials.mechanism());
+    let parts: Vec<&str> = tls.into_iter().chain(sasl).collect();
+    if parts.is_empty() { "plain text".to_string() } else { parts.join(", ") }
 }
 
 fn run_lines(run: &Summary, acks: i16) -> Vec<String> {

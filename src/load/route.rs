@@ -25,6 +25,7 @@ pub struct Route {
     leads: Vec<bool>,
     /// Of all brokers by their ids, whether they lead anything or not.
     addresses: BTreeMap<i32, SocketAddr>,
+    hosts: BTreeMap<SocketAddr, String>,
 }
 
 impl Route {
@@ -52,6 +53,26 @@ impl Route {
             }
         }
         next
+    }
+
+    /// The same, with the names of hosts besides those that are known.
+    pub fn with_hosts(mut self, hosts: BTreeMap<SocketAddr, String>) -> Route {
+        self.hosts.extend(hosts);
+        self
+    }
+
+    /// The name of the host at an address; the address itself where none is known.
+    pub fn host(&self, address: SocketAddr) -> String {
+        self.hosts.get(&address).cloned().unwrap_or_else(|| address.ip().to_string())
+    }
+
+    /// All brokers that led something, as `HOST:PORT`.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.brokers.iter().map(|address| {
+            let host = self.host(*address);
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            format!("{host}:{}", address.port())
+        })
     }
 
     /// The index of the broker that leads a place, or `NOBODY`.

@@ -109,7 +109,7 @@ pub fn run(
     outcome?;
     if plan.is_grouped && plan.group.is_none() {
         let groups: Vec<String> = (0..plan.groups).map(|group| shape.group_id(group)).collect();
-        forget_groups(&plan.bootstrap, &groups);
+        forget_groups(plan, &groups);
     }
     let Gather { mut summary, ledger, watch, .. } = gather;
     summary.verdict = (plan.mode == Mode::Verify).then(|| ledger.verdict());

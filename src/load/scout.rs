@@ -22,6 +22,7 @@ use super::options::Plan;
 use super::route::Route;
 use super::target::Place;
 use crate::client::cluster::Cluster;
+use crate::client::connection::{Manner, host};
 use crate::client::failure::Failure;
 
 /// Between two looks (Kafka's retry.backoff.ms and retry.backoff.max.ms).
@@ -118,6 +119,7 @@ impl Board {
 pub fn start(board: Arc<Board>, plan: &Plan, places: &[Place]) -> std::io::Result<()> {
     let mut scout = Scout {
         bootstrap: plan.bootstrap.clone(),
+        manner: Manner { answer_time: ANSWER_TIME, security: plan.security.clone() },
         topics: plan.topics.clone(),
         places: places.to_vec(),
         cluster: None,
@@ -129,6 +131,7 @@ pub fn start(board: Arc<Board>, plan: &Plan, places: &[Place]) -> std::io::Resul
 struct Scout {
     board: Arc<Board>,
     bootstrap: String,
+    manner: Manner,
     topics: Vec<String>,
     places: Vec<Place>,
     cluster: Option<Cluster>,
@@ -162,10 +165,10 @@ impl Scout {
         let mut cluster = match self.cluster.take() {
             Some(cluster) => cluster,
             None => {
-                let known = old.brokers().iter().map(SocketAddr::to_string);
+                let known = old.names();
                 let all: Vec<String> =
                     std::iter::once(self.bootstrap.clone()).chain(known).collect();
-                Cluster::reach_within(&all.join(","), ANSWER_TIME)?
+                Cluster::reach_in(&all.join(","), self.manner.clone())?
             }
         };
         let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
@@ -180,7 +183,7 @@ impl Scout {
             leaders.get(&(topic, place.partition)).copied().unwrap_or(-1)
         };
         let leaders: Vec<i32> = self.places.iter().map(leader).collect();
-        let route = old.next(&leaders, &addresses(&cluster));
+        let route = old.next(&leaders, &addresses(&cluster)).with_hosts(hosts(&cluster));
         self.cluster = Some(cluster);
         Ok(route)
     }
@@ -190,6 +193,12 @@ impl Scout {
 pub fn addresses(cluster: &Cluster) -> BTreeMap<i32, SocketAddr> {
     let find = |id| Some((id, cluster.address(id)?.to_socket_addrs().ok()?.next()?));
     cluster.brokers().filter_map(find).collect()
+}
+
+/// The hosts' names by address, as certificates have them.
+pub fn hosts(cluster: &Cluster) -> BTreeMap<SocketAddr, String> {
+    let name = |(id, address)| Some((address, host(cluster.address(id)?).to_string()));
+    addresses(cluster).into_iter().filter_map(name).collect()
 }
 
 #[cfg(test)]

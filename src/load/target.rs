@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::options::{Plan, Start};
 use super::route::Route;
-use super::scout::addresses;
+use super::scout::{addresses, hosts};
 use crate::client::cluster::{
     Attempt, Cluster, EARLIEST, LATEST, REQUEST_TIME_MS, To, Topic, judge, persist,
 };
-use crate::client::connection::NEWEST;
+use crate::client::connection::{Manner, NEWEST};
 use crate::client::failure::{Failure, in_words};
 use crate::wire::api::{ApiKey, create_topics, delete_groups, describe_configs};
 use crate::wire::error::ErrorCode;
@@ -73,7 +73,7 @@ impl Target {
 
 /// Creates what is missing and asks for everything the cores need.
 pub fn settle(plan: &Plan) -> Result<Target, Failure> {
-    let mut cluster = Cluster::reach(&plan.bootstrap)?;
+    let mut cluster = Cluster::reach_in(&plan.bootstrap, manner(plan))?;
     let mut target = Target { topics: plan.topics.clone(), ..Target::default() };
     let mut leaders = Vec::new();
     for (index, name) in plan.topics.iter().enumerate() {
@@ -91,7 +91,8 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
         }
     }
     check_addresses(&cluster, &leaders)?;
-    target.route = Arc::new(Route::default().next(&leaders, &addresses(&cluster)));
+    target.route =
+        Arc::new(Route::default().next(&leaders, &addresses(&cluster)).with_hosts(hosts(&cluster)));
     let node = leaders.iter().min().copied().unwrap_or(0);
     let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
     target.produce_version = version(ApiKey::Produce)?;
@@ -110,13 +111,17 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
 }
 
 /// Deletes groups that nobody asks for again; one that cannot be deleted is left to the broker.
-pub fn forget_groups(bootstrap: &str, groups: &[String]) {
-    let Ok(mut cluster) = Cluster::reach(bootstrap) else { return };
+pub fn forget_groups(plan: &Plan, groups: &[String]) {
+    let Ok(mut cluster) = Cluster::reach_in(&plan.bootstrap, manner(plan)) else { return };
     for group in groups {
         let Ok(coordinator) = cluster.coordinator(group) else { return };
         let request = delete_groups::Request { groups_names: vec![group] };
         drop(cluster.call(coordinator, ApiKey::DeleteGroups, NEWEST, &request));
     }
+}
+
+fn manner(plan: &Plan) -> Manner {
+    Manner { security: plan.security.clone(), ..Manner::default() }
 }
 
 /// The topic with a leader for each partition, created if it is missing.

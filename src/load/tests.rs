@@ -33,6 +33,7 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
     let plan = Plan {
         mode: Mode::Verify,
         bootstrap: String::new(),
+        security: Default::default(),
         producers: 1,
         consumers: 1,
         groups: 1,
