@@ -10,6 +10,8 @@
 //!   C3  When the partitions of a lane change, its session is left for a new one, and an answer
 //!       that is still under way is dropped: its positions may be another consumer's now.
 
+mod recover;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -60,6 +62,10 @@ struct Lane {
     moved: Vec<usize>,
     /// The next request begins a new session.
     is_stale: bool,
+    /// How many of its partitions are lost.
+    lost: usize,
+    /// The last request asked where partitions begin.
+    is_asking_offsets: bool,
     correlation: i32,
 }
 
@@ -69,6 +75,8 @@ struct Part {
     position: i64,
     high_watermark: i64,
     is_moved: bool,
+    /// The broker has nothing at its position and did not tell where the partition begins.
+    is_lost: bool,
 }
 
 /// What an answer held.
@@ -115,6 +123,7 @@ impl Consumer {
             position: *position,
             high_watermark: end(*place).max(*position),
             is_moved: false,
+            is_lost: false,
         };
         let parts = places.iter().map(part).collect();
         self.lay_out(parts);
@@ -151,6 +160,7 @@ impl Consumer {
             lane.is_stale = true;
             lane.parts.clear();
             lane.moved.clear();
+            lane.lost = 0;
         }
         for mut part in parts {
             let leader = self.route.leader(part.place);
@@ -160,6 +170,7 @@ impl Consumer {
                 continue;
             };
             part.is_moved = false;
+            lane.lost += usize::from(part.is_lost);
             self.held.insert((place.topic, place.partition), (leader, lane.parts.len()));
             lane.parts.push(part);
         }
@@ -194,6 +205,10 @@ impl Consumer {
         let target = &self.shape.target;
         let version = target.fetch_version;
         let Some(lane) = self.lanes.get_mut(lane_at) else { return Bytes::new() };
+        lane.is_asking_offsets = lane.lost > 0;
+        if lane.is_asking_offsets {
+            return self.offsets_request(lane_at);
+        }
         if std::mem::take(&mut lane.is_stale) {
             (lane.session, lane.session_epoch) = (0, 0);
         }
@@ -244,6 +259,9 @@ impl Consumer {
         recorder: &mut Recorder,
         ledger: &mut Ledger,
     ) -> Result<Outcome, Strange> {
+        if self.lanes.get(lane_at).is_some_and(|lane| lane.is_asking_offsets) {
+            return self.located(lane_at, frame, recorder);
+        }
         let version = self.shape.target.fetch_version;
         let mut reader = Reader::new(frame);
         let correlation = read_response_header(&mut reader, ApiKey::Fetch, version);
@@ -298,9 +316,11 @@ impl Consumer {
         if code.is_error() {
             recorder.error(&code.to_string());
             self.is_in_doubt |= doubts_the_leader(code);
-            if code == ErrorCode::OFFSET_OUT_OF_RANGE {
-                position = data.log_start_offset.max(0);
-            }
+        }
+        // Kafka's brokers do not tell the start here; then they are asked for it.
+        let is_gone = code == ErrorCode::OFFSET_OUT_OF_RANGE;
+        if is_gone && data.log_start_offset >= 0 {
+            position = data.log_start_offset;
         }
         let from = position;
         for (header, batch) in batches(data.records.unwrap_or_default()) {
@@ -314,6 +334,10 @@ impl Consumer {
         let Some(part) = lane.parts.get_mut(at) else { return (count, false) };
         if code.is_none() {
             part.high_watermark = data.high_watermark;
+        }
+        if is_gone && data.log_start_offset < 0 && !part.is_lost {
+            part.is_lost = true;
+            lane.lost += 1;
         }
         // A partition with an error is named again: the broker may have dropped it.
         if (part.position != position || code.is_error()) && !part.is_moved {

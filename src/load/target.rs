@@ -97,6 +97,9 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
     let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
     target.produce_version = version(ApiKey::Produce)?;
     target.fetch_version = version(ApiKey::Fetch)?;
+    if plan.consumers > 0 {
+        target.versions.insert(ApiKey::ListOffsets, version(ApiKey::ListOffsets)?);
+    }
     for (api, newest) in GROUP_APIS.iter().filter(|_| plan.is_grouped) {
         let version = cluster.with(To::Any, |c| c.version(*api, *newest))?;
         target.versions.insert(*api, version);

@@ -66,6 +66,7 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
         produce_version: VERSION,
         fetch_version: VERSION,
         identities: vec![(7, 0)],
+        versions: BTreeMap::from([(ApiKey::ListOffsets, 5)]),
         ..Target::default()
     };
     let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));

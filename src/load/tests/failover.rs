@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::load::keys::{Random, below};
+use crate::wire::api::list_offsets;
 
 /// Two brokers with one log per partition behind them.
 struct World {
@@ -189,4 +190,50 @@ fn a_consumer_goes_on_at_the_new_leader_where_it_was() {
     let taken = mind.answer(1, &broker.fetch(), SECOND, &mut recorder, &mut ledger);
     assert!(!taken.expect("understood").is_empty);
     assert_eq!(mind.positions(), [(0, broker.ends[0]), (1, 0)]);
+}
+
+#[test]
+fn a_consumer_whose_records_are_gone_asks_where_the_partition_begins() {
+    let shape = shape(500.0, 1, 5);
+    let mut mind = Consumer::new(0, 0, shape.clone());
+    mind.assign(&[(0, 7)]);
+    let (mut recorder, mut ledger) = (Recorder::new(0, 0..SECOND), Ledger::new(1));
+    let _ = mind.request(0, 10);
+    let gone = fetch::PartitionData {
+        error_code: ErrorCode::OFFSET_OUT_OF_RANGE.0,
+        log_start_offset: -1,
+        ..Default::default()
+    };
+    let topic =
+        fetch::FetchableTopicResponse { topic: "t", partitions: vec![gone], ..Default::default() };
+    let answer = fetch::Response { responses: vec![topic], ..Default::default() };
+    let answer = framed(ApiKey::Fetch, 1, &answer);
+    let outcome = mind.answer(0, &answer, 0, &mut recorder, &mut ledger).expect("understood");
+    assert!(outcome.is_wrong);
+    let asked = mind.request(0, 10);
+    assert_eq!(&asked[4..6], &(ApiKey::ListOffsets as i16).to_be_bytes());
+    let told = |code: ErrorCode, offset| {
+        let told = list_offsets::ListOffsetsPartitionResponse {
+            error_code: code.0,
+            offset,
+            ..Default::default()
+        };
+        let topic = list_offsets::ListOffsetsTopicResponse { name: "t", partitions: vec![told] };
+        list_offsets::Response { topics: vec![topic], ..Default::default() }
+    };
+    let frame = |correlation: i32, answer: &list_offsets::Response<'_>| {
+        let (mut out, version) = (BytesMut::new(), 5);
+        put_response_header(&mut out, ApiKey::ListOffsets, version, correlation);
+        answer.encode(&mut out, ApiKey::ListOffsets.context(version));
+        out.freeze()
+    };
+    let refused = frame(2, &told(ErrorCode::NOT_LEADER_OR_FOLLOWER, -1));
+    let outcome = mind.answer(0, &refused, 0, &mut recorder, &mut ledger).expect("understood");
+    assert!(outcome.is_wrong && mind.doubts());
+    let _ = mind.request(0, 10);
+    let found = frame(3, &told(ErrorCode::NONE, 40));
+    let outcome = mind.answer(0, &found, 0, &mut recorder, &mut ledger).expect("understood");
+    assert!(!outcome.is_wrong);
+    assert_eq!(mind.positions(), [(0, 40)]);
+    assert_eq!(&mind.request(0, 10)[4..6], &(ApiKey::Fetch as i16).to_be_bytes());
 }
