@@ -1,12 +1,14 @@
 //! The load generator from outside: each mode, small, against a node started by `corelog serve`.
 
+mod kafka;
 mod node;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kafka::Kafka;
 use node::{Node, PROGRAM};
 use serde_json::Value;
 
@@ -15,6 +17,7 @@ trait Loaded {
     fn command(&self, line: &str) -> Command;
     fn measures(&self, line: &str) -> Value;
     fn path(&self, name: &str) -> PathBuf;
+    fn start_again(&mut self);
 }
 
 impl Loaded for Node {
@@ -35,6 +38,15 @@ impl Loaded for Node {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
+    }
+
+    /// Starts a node that was killed on the same data.
+    fn start_again(&mut self) {
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--listen", &self.address, "--shards", "1", "--data-dir"]);
+        command.arg(self.path("data")).args(["--set", "journal.file.bytes=4194304"]);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = command.spawn().expect("started");
     }
 }
 
@@ -64,6 +76,53 @@ fn produce_keeps_its_rate_and_consume_reads_all_of_it() {
     assert_eq!(read["consume"]["records"], 500, "{read}");
     let twice = node.measures("consume --partitions 3 --consumers 3 --groups 2 -d 30s");
     assert_eq!(twice["consume"]["records"], 1000, "{twice}");
+    assert_eq!((&twice["errors"], &twice["lag"]), (&serde_json::json!({}), &0.into()));
+    let mut groups = Command::new(PROGRAM);
+    groups.args(["group", "list", "--json", "--bootstrap", &node.address]);
+    let groups = groups.output().expect("started");
+    let left = String::from_utf8_lossy(&groups.stdout);
+    assert!(groups.status.success() && left.is_empty(), "gone with their run: {left}");
+}
+
+#[test]
+fn a_named_group_goes_on_where_it_committed() {
+    let node = Node::start();
+    let read = || node.measures("consume --partitions 3 --consumers 2 --group readers -d 30s");
+    node.measures("produce --rate 500 -d 1s --warm-up 0 --partitions 3");
+    assert_eq!(read()["consume"]["records"], 500);
+    node.measures("produce --rate 200 -d 1s --warm-up 0 --partitions 3");
+    let second = read();
+    assert_eq!(second["consume"]["records"], 200, "{second}");
+    assert_eq!(second["errors"], serde_json::json!({}));
+}
+
+#[test]
+fn members_that_come_and_go_make_the_others_rebalance_and_every_record_is_read_once() {
+    let node = Node::start();
+    let line = "e2e --rate 500 -d 8s --warm-up 0 --partitions 4 --consumers 2 --group shared \
+                --commit-interval 500ms --json -";
+    let mut command = node.command(line);
+    let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    let mut started = Command::new(PROGRAM);
+    started.args(["consume", "-t", "load", "-c", "100", "--bootstrap", &node.address]);
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !started.output().expect("started").status.success() {
+        assert!(Instant::now() < patience, "no topic appears");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let line = "consume --partitions 4 --group shared --from end -d 2s";
+    let guest = node.measures(line);
+    let host = json(&load.wait_with_output().expect("it ends"), "e2e")["runs"][0].clone();
+    // What came after the measured time was read all the same.
+    let intervals = guest["intervals"].as_array().expect("intervals");
+    let by_guest: u64 = intervals.iter().map(|interval| number(&interval["received"])).sum();
+    assert!(by_guest > 0, "{guest}");
+    assert_eq!(number(&host["delivery_us"]["count"]) + by_guest, 4000, "{host} {guest}");
+    assert!(number(&host["assignments"]) >= 2, "there and back again: {host}");
+    assert_eq!(
+        (&host["errors"], &guest["errors"]),
+        (&serde_json::json!({}), &serde_json::json!({}))
+    );
 }
 
 #[test]
@@ -154,6 +213,36 @@ fn a_killed_broker_ends_nothing_and_is_counted() {
 }
 
 #[test]
+fn a_broker_that_comes_back_is_gone_on_with_and_nothing_is_lost_or_stored_twice() {
+    let mut node = Node::start();
+    let mut command = node.command(
+        "verify --rate 1000 -d 5s --warm-up 0 --partitions 3 --producers 2 --consumers 2 \
+         --idempotent --json -",
+    );
+    let load = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    let mut consume = Command::new(PROGRAM);
+    consume.args(["consume", "-t", "load", "-c", "500", "--bootstrap", &node.address]);
+    // Until the topic is there, nobody can read it.
+    let patience = Instant::now() + Duration::from_secs(30);
+    while !consume.output().expect("started").status.success() {
+        assert!(Instant::now() < patience, "no topic appears");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    node.child.kill().expect("it ran");
+    node.child.wait().expect("it ends");
+    std::thread::sleep(Duration::from_millis(500));
+    node.start_again();
+    let output = load.wait_with_output().expect("it ends");
+    let run = json(&output, "verify")["runs"][0].clone();
+    assert!(number(&run["errors"]["CONNECTION_LOST"]) > 0, "{run}");
+    assert_eq!(run["failed_records"], 0, "{run}");
+    // Records that were meant for the time without broker were sent all the same, and waited.
+    assert_eq!(run["latency_us"]["count"], 5000, "{run}");
+    assert!(run["latency_us"]["max"].as_f64() > Some(400_000.0), "{run}");
+    assert_eq!(run["verify"]["clean"], true, "{run}");
+}
+
+#[test]
 fn an_interrupt_ends_the_run_with_its_table() {
     let node = Node::start();
     let mut command = node.command("produce --rate 500 -d 1h --warm-up 0");
@@ -225,6 +314,56 @@ fn check_page(page: &Path) {
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let bytes = fs::metadata(&picture).expect("a picture").len();
     assert!(bytes > 20_000, "an empty page compresses to less than {bytes} bytes");
+}
+
+/// The only run's JSON of a command against Kafka that must succeed.
+fn against(address: &str, line: &str, more: &[String]) -> Value {
+    let mut command = Command::new(PROGRAM);
+    command.arg("load").args(line.split(' ')).args(["--bootstrap", address, "--json", "-"]);
+    let report = json(&command.args(more).output().expect("started"), line);
+    report["runs"][0].clone()
+}
+
+#[test]
+fn apache_kafka_is_loaded_in_groups_and_behind_tls_and_sasl() {
+    let Some(kafka) = Kafka::start() else { return };
+    let line = "verify --rate 1000 -d 2s --warm-up 0 --partitions 4 --producers 2 --consumers 4 \
+                --groups 2 --idempotent --topic grouped";
+    let run = against(&kafka.plain, line, &[]);
+    assert_eq!(run["verify"]["clean"], true, "{run}");
+    assert_eq!(run["verify"]["received"], 4000, "each group reads everything: {run}");
+    let tls = |key: &str| {
+        let file = |name: &str| kafka.file(name).display().to_string();
+        let mut options = vec!["--tls".to_string(), "--tls-ca".to_string(), file("ca.pem")];
+        options.extend(["--tls-cert".to_string(), file("client.pem")]);
+        options.extend(["--tls-key".to_string(), file(key)]);
+        options
+    };
+    let sasl = |mechanism: &str, password: &str| {
+        let password = kafka.file(password).display().to_string();
+        let options = ["--sasl-mechanism", mechanism, "--sasl-user", kafka::USER.0];
+        let options = options.into_iter().map(str::to_string);
+        options.chain(["--sasl-password-file".to_string(), password]).collect::<Vec<_>>()
+    };
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let options = [tls("client.key"), sasl(mechanism, "password")].concat();
+        let line = "verify --rate 500 -d 1s --warm-up 0 --record-size 100-40000 --partitions 2 \
+                    --consumers 2 --group secured --topic secured";
+        let run = against(&kafka.secure, line, &options);
+        assert_eq!((&run["verify"]["clean"], &run["failed_records"]), (&true.into(), &0.into()));
+        assert_eq!(run["verify"]["received"], 500, "{mechanism}: {run}");
+    }
+    let refused = |options: Vec<String>| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["load", "produce", "--bootstrap", &kafka.secure]).args(options);
+        let output = command.output().expect("started");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused([tls("client.key"), sasl("SCRAM-SHA-256", "wrong")].concat());
+    assert!(said.contains("user `ann` is refused: SASL_AUTHENTICATION_FAILED"), "{said}");
+    let said = refused(vec!["--tls".to_string()]);
+    assert!(said.contains("invalid peer certificate"), "{said}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use super::connection::{Answer, Connection, NEWEST};
+use super::connection::{Answer, Connection, Manner, NEWEST};
 use super::failure::Failure;
 use crate::wire::api::{ApiKey, find_coordinator, init_producer_id, list_offsets, metadata};
 use crate::wire::error::ErrorCode;
@@ -94,21 +94,28 @@ pub struct Cluster {
     bootstrap: String,
     brokers: BTreeMap<i32, String>,
     connections: BTreeMap<String, Connection>,
+    manner: Manner,
 }
 
 impl Cluster {
     /// Connects to the first of the addresses (`HOST:PORT`, separated by commas) that answers.
     pub fn reach(bootstrap: &str) -> Result<Cluster, Failure> {
+        Cluster::reach_in(bootstrap, Manner::default())
+    }
+
+    /// The same, with connections made in this manner.
+    pub fn reach_in(bootstrap: &str, manner: Manner) -> Result<Cluster, Failure> {
         let mut outcome = Err(Failure::Usage("--bootstrap names no HOST:PORT".to_string()));
         for address in bootstrap.split(',').map(str::trim).filter(|address| !address.is_empty()) {
             let host_and_port = address.rsplit_once(':');
             if host_and_port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
                 return Err(Failure::Usage(format!("--bootstrap {address}: give HOST:PORT")));
             }
-            outcome = Connection::open(address).map(|connection| Cluster {
+            outcome = Connection::open(address, &manner).map(|connection| Cluster {
                 bootstrap: address.to_string(),
                 brokers: BTreeMap::new(),
                 connections: BTreeMap::from([(address.to_string(), connection)]),
+                manner: manner.clone(),
             });
             if outcome.is_ok() {
                 break;
@@ -159,7 +166,7 @@ impl Cluster {
         };
         let mut connection = match self.connections.remove(&address) {
             Some(connection) => connection,
-            None => Connection::open(&address)?,
+            None => Connection::open(&address, &self.manner)?,
         };
         let outcome = act(&mut connection);
         if !matches!(outcome, Err(Failure::Lost(_))) {

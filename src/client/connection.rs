@@ -11,8 +11,12 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 
 use super::failure::{Failure, in_words};
+use super::sasl::{Credentials, Sasl};
+use super::security::{Security, nonce};
 use crate::wire::api::{ApiKey, api_versions};
 use crate::wire::error::ErrorCode;
 use crate::wire::header::{RequestHeader, decode_body, read_response_header};
@@ -26,10 +30,24 @@ const CLIENT_ID: &str = "corelog";
 /// Stands for "our highest version".
 pub const NEWEST: i16 = i16::MAX;
 
+/// How connections are made: without security unless told otherwise.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// No answer may take longer.
+    pub answer_time: Duration,
+    pub security: Security,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner { answer_time: ANSWER_TIME, security: Security::default() }
+    }
+}
+
 /// An open connection.
 pub struct Connection {
     address: String,
-    stream: TcpStream,
+    stream: Socket,
     correlation: i32,
     /// What the broker serves: lowest and highest version by API key.
     served: BTreeMap<i16, (i16, i16)>,
@@ -61,18 +79,23 @@ impl Answer {
 }
 
 impl Connection {
-    /// Connects to `HOST:PORT` and learns the versions that are served there.
-    pub fn open(address: &str) -> Result<Connection, Failure> {
+    /// Connects to `HOST:PORT`, learns the versions that are served there, and shows who we are.
+    pub fn open(address: &str, manner: &Manner) -> Result<Connection, Failure> {
+        let answer_time = manner.answer_time;
         let stream = dial(address)?;
         let prepared = stream
             .set_nodelay(true)
-            .and_then(|()| stream.set_read_timeout(Some(ANSWER_TIME)))
-            .and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME)));
+            .and_then(|()| stream.set_read_timeout(Some(answer_time)))
+            .and_then(|()| stream.set_write_timeout(Some(answer_time)));
         prepared.map_err(|error| lost(address, &in_words(&error)))?;
+        let stream = Socket::new(stream, address, &manner.security)?;
         let address = address.to_string();
         let mut connection =
             Connection { address, stream, correlation: 0, served: BTreeMap::new() };
         connection.negotiate()?;
+        if let Some(credentials) = &manner.security.credentials {
+            connection.authenticate(credentials)?;
+        }
         Ok(connection)
     }
 
@@ -152,6 +175,19 @@ impl Connection {
         Ok(())
     }
 
+    fn authenticate(&mut self, credentials: &Credentials) -> Result<(), Failure> {
+        let mut sasl = Sasl::new(credentials, nonce());
+        while !sasl.is_done() {
+            let request = sasl.request();
+            let sent = self.stream.write_all(&request).and_then(|()| self.stream.flush());
+            sent.map_err(|error| lost(&self.address, &in_words(&error)))?;
+            let frame = self.frame()?;
+            let refused = |why| Failure::Failed(format!("{}: {why}", self.address));
+            sasl.answer(&frame).map_err(refused)?;
+        }
+        Ok(())
+    }
+
     fn send<'q>(
         &mut self,
         api: ApiKey,
@@ -166,10 +202,24 @@ impl Connection {
         let length = u32::try_from(frame.len() - 4)
             .map_err(|_| Failure::Failed("a request is larger than 4 GiB".to_string()))?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
-        self.stream.write_all(&frame).map_err(|error| lost(&self.address, &in_words(&error)))
+        let sent = self.stream.write_all(&frame).and_then(|()| self.stream.flush());
+        sent.map_err(|error| lost(&self.address, &in_words(&error)))
     }
 
     fn receive(&mut self, api: ApiKey, version: i16) -> Result<Answer, Failure> {
+        let address = self.address.clone();
+        let frame = self.frame()?;
+        let mut reader = Reader::new(&frame);
+        let correlation = read_response_header(&mut reader, api, version);
+        if correlation != Ok(self.correlation) {
+            return Err(strange(&address));
+        }
+        let body_at = frame.len() - reader.remaining();
+        Ok(Answer { api, version, address, frame, body_at })
+    }
+
+    /// What follows the length of the next frame.
+    fn frame(&mut self) -> Result<Vec<u8>, Failure> {
         let address = self.address.clone();
         let broken = |error: std::io::Error| lost(&address, &in_words(&error));
         let mut length = [0; 4];
@@ -183,14 +233,57 @@ impl Connection {
         if read.map_err(broken)? < usize::try_from(length).unwrap_or(usize::MAX) {
             return Err(lost(&address, "the connection was closed inside an answer"));
         }
-        let mut reader = Reader::new(&frame);
-        let correlation = read_response_header(&mut reader, api, version);
-        if correlation != Ok(self.correlation) {
-            return Err(strange(&address));
-        }
-        let body_at = frame.len() - reader.remaining();
-        Ok(Answer { api, version, address, frame, body_at })
+        Ok(frame)
     }
+}
+
+/// The socket, with TLS on top or without.
+enum Socket {
+    Plain(TcpStream),
+    Secured(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Socket {
+    fn new(stream: TcpStream, address: &str, security: &Security) -> Result<Socket, Failure> {
+        let Some(config) = &security.tls else { return Ok(Socket::Plain(stream)) };
+        let failed = |why: String| Failure::Failed(format!("TLS with {address}: {why}"));
+        let name = ServerName::try_from(host(address).to_string());
+        let name = name.map_err(|error| failed(error.to_string()))?;
+        let tls = ClientConnection::new(config.clone(), name);
+        let tls = tls.map_err(|error| failed(error.to_string()))?;
+        Ok(Socket::Secured(Box::new(StreamOwned::new(tls, stream))))
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Socket::Plain(stream) => stream.read(into),
+            Socket::Secured(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Socket::Plain(stream) => stream.write(bytes),
+            Socket::Secured(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Socket::Plain(stream) => stream.flush(),
+            Socket::Secured(stream) => stream.flush(),
+        }
+    }
+}
+
+/// The host of `HOST:PORT`, as a certificate names it.
+pub fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn dial(address: &str) -> Result<TcpStream, Failure> {
@@ -238,9 +331,17 @@ mod tests {
 
     fn says(answer: &'static [u8]) -> String {
         let (address, server) = listener(answer);
-        let failure = Connection::open(&address).err().expect("refused");
+        let failure = Connection::open(&address, &Manner::default()).err().expect("refused");
         server.join().expect("no panic");
         failure.to_string().replace(&address, "ADDRESS")
+    }
+
+    #[test]
+    fn a_host_is_named_without_port_and_brackets() {
+        assert_eq!(
+            ["a.example:1", "[::1]:9092", "10.0.0.1:2"].map(host),
+            ["a.example", "::1", "10.0.0.1"]
+        );
     }
 
     #[test]
@@ -248,7 +349,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
         drop(listener);
-        let failure = Connection::open(&address).err().expect("nobody listens");
+        let failure = Connection::open(&address, &Manner::default()).err().expect("nobody listens");
         assert_eq!(
             failure,
             Failure::Lost(format!(

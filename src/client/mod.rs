@@ -5,3 +5,5 @@ pub mod cluster;
 pub mod connection;
 pub mod failure;
 pub mod partitioner;
+pub mod sasl;
+pub mod security;

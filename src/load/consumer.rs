@@ -7,27 +7,32 @@
 //!   C1  A position moves forward only, past whole batches that were received; except to the first
 //!       offset there is when the broker has no longer what was asked for.
 //!   C2  Within a session a partition is named only when its position changed.
+//!   C3  When the partitions of a lane change, its session is left for a new one, and an answer
+//!       that is still under way is dropped: its positions may be another consumer's now.
+
+mod recover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::ledger::{Ledger, Stream};
 use super::options::Mode;
 use super::payload::Stamp;
 use super::producer::{Shape, Strange};
 use super::recorder::{Count, Recorder};
+use super::request::framed;
+use super::route::{Route, doubts_the_leader};
 use crate::wire::api::{ApiKey, fetch};
 use crate::wire::error::ErrorCode;
-use crate::wire::header::{RequestHeader, decode_body, read_response_header};
-use crate::wire::primitive::{Reader, Wire};
+use crate::wire::header::{decode_body, read_response_header};
+use crate::wire::primitive::Reader;
 use crate::wire::records::{BatchHeader, HEADER_BYTES, Record, Records, batches, crc, decompress};
 
 const ANSWER_BYTES_MAX: i32 = 50 << 20;
 /// Decompressed records of one batch.
 const BATCH_BYTES_MAX: usize = 512 << 20;
-const CLIENT_ID: &str = "corelog-load";
 
 /// See the module's documentation.
 pub struct Consumer {
@@ -37,6 +42,11 @@ pub struct Consumer {
     /// Nanoseconds since 1970 at the clock's zero.
     epoch: i64,
     lanes: Vec<Lane>,
+    /// Partitions that have no leader.
+    stray: Vec<Part>,
+    route: Arc<Route>,
+    /// An answer let doubt the route.
+    is_in_doubt: bool,
     /// Lane and index within it, by topic and partition.
     held: BTreeMap<(usize, i32), (usize, usize)>,
     topics: BTreeMap<String, usize>,
@@ -50,14 +60,23 @@ struct Lane {
     session_epoch: i32,
     /// Partitions whose position changed since the last request.
     moved: Vec<usize>,
+    /// The next request begins a new session.
+    is_stale: bool,
+    /// How many of its partitions are lost.
+    lost: usize,
+    /// The last request asked where partitions begin.
+    is_asking_offsets: bool,
     correlation: i32,
 }
 
+#[derive(Debug)]
 struct Part {
     place: usize,
     position: i64,
     high_watermark: i64,
     is_moved: bool,
+    /// The broker has nothing at its position and did not tell where the partition begins.
+    is_lost: bool,
 }
 
 /// What an answer held.
@@ -70,24 +89,105 @@ pub struct Outcome {
 }
 
 impl Consumer {
-    /// A consumer of these places, which belongs to a group that reads all.
-    pub fn new(id: u32, group: u32, shape: Arc<Shape>, epoch: i64, places: &[usize]) -> Consumer {
+    /// A consumer of a group that reads all; it is given places by `assign`.
+    pub fn new(id: u32, group: u32, shape: Arc<Shape>) -> Consumer {
         let target = &shape.target;
-        let mut lanes: Vec<Lane> = target.brokers.iter().map(|_| Lane::default()).collect();
-        let mut held = BTreeMap::new();
-        for index in places {
-            let Some(place) = target.places.get(*index) else { continue };
-            let Some(lane) = lanes.get_mut(place.leader) else { continue };
-            held.insert((place.topic, place.partition), (place.leader, lane.parts.len()));
-            lane.parts.push(Part {
-                place: *index,
-                position: place.start,
-                high_watermark: place.end,
-                is_moved: false,
-            });
-        }
         let topics = target.topics.iter().cloned().zip(0..).collect();
-        Consumer { id, group, epoch, lanes, held, topics, shape }
+        let route = target.route.clone();
+        let mut consumer = Consumer {
+            id,
+            group,
+            epoch: 0,
+            lanes: Vec::new(),
+            stray: Vec::new(),
+            route,
+            is_in_doubt: false,
+            held: BTreeMap::new(),
+            topics,
+            shape,
+        };
+        consumer.lay_out(Vec::new());
+        consumer
+    }
+
+    /// The run begins: at the clock's zero it was so many nanoseconds after 1970.
+    pub fn begin(&mut self, epoch: i64) {
+        self.epoch = epoch;
+    }
+
+    /// Gives it these places instead of those it has, to be read from these positions on.
+    pub fn assign(&mut self, places: &[(usize, i64)]) {
+        let end = |place: usize| self.shape.target.places.get(place).map_or(0, |place| place.end);
+        let part = |(place, position): &(usize, i64)| Part {
+            place: *place,
+            position: *position,
+            high_watermark: end(*place).max(*position),
+            is_moved: false,
+            is_lost: false,
+        };
+        let parts = places.iter().map(part).collect();
+        self.lay_out(parts);
+    }
+
+    /// Its places and positions.
+    pub fn positions(&self) -> Vec<(usize, i64)> {
+        let parts = self.lanes.iter().flat_map(|lane| &lane.parts).chain(&self.stray);
+        parts.map(|part| (part.place, part.position)).collect()
+    }
+
+    /// Takes over newer metadata: partitions go to the lanes of their new leaders.
+    pub fn follow(&mut self, route: Arc<Route>) {
+        let old = std::mem::replace(&mut self.route, route);
+        let has_changed = |part: &Part| {
+            let leader = self.route.leader(part.place);
+            leader != old.leader(part.place)
+        };
+        let mut parts = self.lanes.iter().flat_map(|lane| &lane.parts).chain(&self.stray);
+        if parts.any(has_changed) || self.lanes.len() < self.route.brokers().len() {
+            let mut parts = std::mem::take(&mut self.stray);
+            parts.extend(self.lanes.iter_mut().flat_map(|lane| std::mem::take(&mut lane.parts)));
+            self.lay_out(parts);
+        }
+    }
+
+    /// Distributes the partitions to the lanes of their leaders.
+    fn lay_out(&mut self, parts: Vec<Part>) {
+        let count = self.route.brokers().len().max(self.lanes.len());
+        self.lanes.resize_with(count, Lane::default);
+        self.held.clear();
+        self.stray.clear();
+        for lane in &mut self.lanes {
+            lane.is_stale = true;
+            lane.parts.clear();
+            lane.moved.clear();
+            lane.lost = 0;
+        }
+        for mut part in parts {
+            let leader = self.route.leader(part.place);
+            let Some(place) = self.shape.target.places.get(part.place) else { continue };
+            let Some(lane) = self.lanes.get_mut(leader) else {
+                self.stray.push(part);
+                continue;
+            };
+            part.is_moved = false;
+            lane.lost += usize::from(part.is_lost);
+            self.held.insert((place.topic, place.partition), (leader, lane.parts.len()));
+            lane.parts.push(part);
+        }
+    }
+
+    /// Whether the route is in doubt since the last call.
+    pub fn doubts(&mut self) -> bool {
+        std::mem::take(&mut self.is_in_doubt)
+    }
+
+    /// A lane's broker cannot be reached.
+    pub fn unreached(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     pub fn lanes(&self) -> usize {
@@ -105,6 +205,13 @@ impl Consumer {
         let target = &self.shape.target;
         let version = target.fetch_version;
         let Some(lane) = self.lanes.get_mut(lane_at) else { return Bytes::new() };
+        lane.is_asking_offsets = lane.lost > 0;
+        if lane.is_asking_offsets {
+            return self.offsets_request(lane_at);
+        }
+        if std::mem::take(&mut lane.is_stale) {
+            (lane.session, lane.session_epoch) = (0, 0);
+        }
         if version < 7 {
             lane.session_epoch = -1;
         }
@@ -140,15 +247,7 @@ impl Consumer {
             ..Default::default()
         };
         lane.correlation = lane.correlation.wrapping_add(1);
-        let correlation = lane.correlation;
-        let mut frame = BytesMut::new();
-        frame.put_u32(0);
-        RequestHeader { api: ApiKey::Fetch, version, correlation, client_id: Some(CLIENT_ID) }
-            .encode(&mut frame);
-        request.encode(&mut frame, ApiKey::Fetch.context(version));
-        let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
-        frame[..4].copy_from_slice(&length.to_be_bytes());
-        frame.freeze()
+        framed(ApiKey::Fetch, version, lane.correlation, &request)
     }
 
     /// The answer to the last request: `frame` is what follows its length.
@@ -160,6 +259,9 @@ impl Consumer {
         recorder: &mut Recorder,
         ledger: &mut Ledger,
     ) -> Result<Outcome, Strange> {
+        if self.lanes.get(lane_at).is_some_and(|lane| lane.is_asking_offsets) {
+            return self.located(lane_at, frame, recorder);
+        }
         let version = self.shape.target.fetch_version;
         let mut reader = Reader::new(frame);
         let correlation = read_response_header(&mut reader, ApiKey::Fetch, version);
@@ -169,10 +271,13 @@ impl Consumer {
         }
         let answer: fetch::Response<'_> =
             decode_body(reader.rest(), ApiKey::Fetch, version).map_err(|_| Strange)?;
+        if lane.is_stale {
+            return Ok(Outcome { is_empty: false, is_wrong: false });
+        }
         let code = ErrorCode(answer.error_code);
         if code.is_error() {
             recorder.error(&code.to_string());
-            self.begin_session(lane_at);
+            lane.is_stale = true;
             return Ok(Outcome { is_empty: false, is_wrong: true });
         }
         lane.next_session(answer.session_id);
@@ -210,9 +315,12 @@ impl Consumer {
         let code = ErrorCode(data.error_code);
         if code.is_error() {
             recorder.error(&code.to_string());
-            if code == ErrorCode::OFFSET_OUT_OF_RANGE {
-                position = data.log_start_offset.max(0);
-            }
+            self.is_in_doubt |= doubts_the_leader(code);
+        }
+        // Kafka's brokers do not tell the start here; then they are asked for it.
+        let is_gone = code == ErrorCode::OFFSET_OUT_OF_RANGE;
+        if is_gone && data.log_start_offset >= 0 {
+            position = data.log_start_offset;
         }
         let from = position;
         for (header, batch) in batches(data.records.unwrap_or_default()) {
@@ -226,6 +334,10 @@ impl Consumer {
         let Some(part) = lane.parts.get_mut(at) else { return (count, false) };
         if code.is_none() {
             part.high_watermark = data.high_watermark;
+        }
+        if is_gone && data.log_start_offset < 0 && !part.is_lost {
+            part.is_lost = true;
+            lane.lost += 1;
         }
         // A partition with an error is named again: the broker may have dropped it.
         if (part.position != position || code.is_error()) && !part.is_moved {
@@ -321,27 +433,26 @@ impl Consumer {
 
     /// The lane's connection is gone, and the session with it.
     pub fn lost(&mut self, lane_at: usize) {
-        self.begin_session(lane_at);
-    }
-
-    fn begin_session(&mut self, lane_at: usize) {
-        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
-        (lane.session, lane.session_epoch) = (0, 0);
-        lane.moved.clear();
-        for part in &mut lane.parts {
-            part.is_moved = false;
+        self.is_in_doubt = true;
+        if let Some(lane) = self.lanes.get_mut(lane_at) {
+            lane.is_stale = true;
         }
     }
 
     /// Whether everything is read that was there before the run.
-    pub fn has_reached_the_end(&self, lane_at: usize) -> bool {
-        let Some(lane) = self.lanes.get(lane_at) else { return true };
+    pub fn has_reached_the_end(&self) -> bool {
         let end = |part: &Part| self.shape.target.places.get(part.place).map_or(0, |p| p.end);
-        lane.parts.iter().all(|part| part.position >= end(part))
+        let mut parts = self.lanes.iter().flat_map(|lane| &lane.parts).chain(&self.stray);
+        parts.all(|part| part.position >= end(part))
+    }
+
+    /// Whether a partition has no leader to read it from.
+    pub fn has_strays(&self) -> bool {
+        !self.stray.is_empty()
     }
 
     fn lag(&self) -> u64 {
-        let parts = self.lanes.iter().flat_map(|lane| &lane.parts);
+        let parts = self.lanes.iter().flat_map(|lane| &lane.parts).chain(&self.stray);
         parts.map(|part| u64::try_from(part.high_watermark - part.position).unwrap_or(0)).sum()
     }
 }

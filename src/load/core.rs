@@ -12,21 +12,28 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use super::channel::{Channel, secure};
 use super::consumer::Consumer;
 use super::ledger::Ledger;
 use super::link::{Bell, until};
+use super::member::Member;
 use super::producer::{Producer, Shape};
 use super::recorder::{Interval, Recorder};
+use super::route::Route;
+use super::scout::Board;
 use super::{consume, produce};
 use crate::base::time::Instant;
 use crate::client::failure::in_words;
+use crate::client::security::Security;
 use crate::io::Io;
 
 /// How long a broker may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// From "all are ready" to the first intended time.
 const START_AFTER: Duration = Duration::from_millis(20);
-const READY_PAUSE: Duration = Duration::from_millis(1);
+pub const READY_PAUSE: Duration = Duration::from_millis(1);
+/// How long groups may take until all members have their partitions.
+const SETTLE_TIME: Duration = Duration::from_secs(60);
 /// How soon a request to stop is noticed.
 pub const ATTENTION: Duration = Duration::from_millis(50);
 /// After the last intended time, what is in flight gets this long.
@@ -43,10 +50,18 @@ pub struct Control {
     /// Producers that still have records to send or to be acknowledged.
     producers: AtomicUsize,
     interrupted: AtomicBool,
+    /// Members of groups, those of them that have their partitions, and those that have read all.
+    members: usize,
+    settled: AtomicUsize,
+    resting: AtomicUsize,
+    /// All of them had read all at one moment.
+    are_done: AtomicBool,
+    /// Where newer metadata appears.
+    pub board: Arc<Board>,
 }
 
 impl Control {
-    pub fn new(cores: usize, producers: usize) -> Control {
+    pub fn new(cores: usize, producers: usize, members: usize, board: Arc<Board>) -> Control {
         Control {
             cores,
             ready: AtomicUsize::new(0),
@@ -54,7 +69,32 @@ impl Control {
             epoch: AtomicI64::new(0),
             producers: AtomicUsize::new(producers),
             interrupted: AtomicBool::new(false),
+            members,
+            settled: AtomicUsize::new(0),
+            resting: AtomicUsize::new(0),
+            are_done: AtomicBool::new(false),
+            board,
         }
+    }
+
+    pub fn member_settled(&self, is_settled: bool) {
+        step(&self.settled, is_settled);
+    }
+
+    pub fn have_all_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire) == self.members
+    }
+
+    pub fn member_rests(&self, is_resting: bool) {
+        step(&self.resting, is_resting);
+        if self.resting.load(Ordering::Acquire) == self.members {
+            self.are_done.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether all members had read all at one moment, whatever came after it.
+    pub fn have_all_come_to_rest(&self) -> bool {
+        self.are_done.load(Ordering::Acquire)
     }
 
     /// Asks all cores to end now.
@@ -72,6 +112,14 @@ impl Control {
 
     pub fn have_producers_ended(&self) -> bool {
         self.producers.load(Ordering::Acquire) == 0
+    }
+}
+
+fn step(count: &AtomicUsize, up: bool) {
+    if up {
+        count.fetch_add(1, Ordering::AcqRel);
+    } else {
+        count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -95,6 +143,7 @@ pub struct Core<I: Io> {
     pub ledger: RefCell<Ledger>,
     /// The span that is measured, on the clock.
     pub until: Cell<u64>,
+    has_begun: Cell<bool>,
     running: Cell<usize>,
     ended: Bell,
 }
@@ -102,6 +151,16 @@ pub struct Core<I: Io> {
 impl<I: Io> Core<I> {
     pub fn now(&self) -> u64 {
         self.io.now().0
+    }
+
+    /// Whether the first intended time has come.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.get()
+    }
+
+    /// Nanoseconds since 1970 at the clock's zero.
+    pub fn epoch(&self) -> i64 {
+        self.control.epoch.load(Ordering::Acquire)
     }
 
     /// Whether the end has been brought forward.
@@ -114,15 +173,31 @@ impl<I: Io> Core<I> {
         (Instant(self.until.get()) + DRAIN_TIME).0
     }
 
+    /// Connects to a broker of the route.
+    pub async fn connect(
+        &self,
+        route: &Route,
+        address: SocketAddr,
+    ) -> std::io::Result<Channel<I::Stream>> {
+        let host = route.host(address);
+        connect(&self.io, &self.shape.plan.security, &host, address).await
+    }
+
     pub fn client_ended(&self) {
         self.running.set(self.running.get() - 1);
         self.ended.ring();
     }
 }
 
-/// Connects within `CONNECT_TIME`.
-pub async fn connect<I: Io>(io: &I, address: SocketAddr) -> std::io::Result<I::Stream> {
-    match until(io.connect(address), io.sleep(CONNECT_TIME)).await {
+/// Connects within `CONNECT_TIME`, in the manner that the plan asks for.
+async fn connect<I: Io>(
+    io: &I,
+    security: &Security,
+    host: &str,
+    address: SocketAddr,
+) -> std::io::Result<Channel<I::Stream>> {
+    let work = async { secure(io.connect(address).await?, security, host).await };
+    match until(work, io.sleep(CONNECT_TIME)).await {
         Some(outcome) => outcome,
         None => Err(std::io::ErrorKind::TimedOut.into()),
     }
@@ -162,52 +237,89 @@ async fn take_part<I: Io>(
     let mut streams = Vec::new();
     for _ in producers.iter().chain(&consumers) {
         let mut links = Vec::new();
-        for address in &shape.target.brokers {
-            let stream = connect(&io, *address).await;
+        for address in shape.target.route.brokers() {
+            let host = shape.target.route.host(*address);
+            let stream = connect(&io, &shape.plan.security, &host, *address).await;
             let stream =
                 stream.map_err(|e| format!("cannot connect to {address}: {}", in_words(&e)))?;
             links.push(stream);
         }
         streams.push(links);
     }
-    let start = start_together(&io, control).await.ok_or("stopped before the start")?;
-    let measured_from = (Instant(start) + shape.plan.warm_up).0;
-    let measured_until = (Instant(measured_from) + shape.plan.duration).0;
-    let epoch = control.epoch.load(Ordering::Acquire);
     let core = Rc::new(Core {
-        recorder: RefCell::new(Recorder::new(start, measured_from..measured_until)),
+        // Nothing is measured before the start is known.
+        recorder: RefCell::new(Recorder::new(0, 0..0)),
         ledger: RefCell::new(Ledger::new(shape.plan.groups)),
-        until: Cell::new(measured_until),
+        until: Cell::new(u64::MAX),
+        has_begun: Cell::new(false),
         running: Cell::new(producers.len() + consumers.len()),
         ended: Bell::default(),
         control: control.clone(),
         shape: shape.clone(),
         io: io.clone(),
     });
-    let mut streams = streams.into_iter();
-    for id in producers {
-        let mind = Producer::new(id, shape.clone(), epoch, start, measured_until);
-        let links = streams.next().unwrap_or_default();
-        io.spawn("producer", produce::run(core.clone(), mind, links));
+    let producer_streams = streams.drain(..producers.len()).collect::<Vec<_>>();
+    for (id, links) in consumers.into_iter().zip(streams) {
+        io.spawn(
+            "consumer",
+            consume::run(core.clone(), consumer(&shape, id), member(&shape, id), links),
+        );
     }
-    for id in consumers {
-        let places = share(&shape, id);
-        let mind = Consumer::new(id, id % shape.plan.groups, shape.clone(), epoch, &places);
-        let links = streams.next().unwrap_or_default();
-        io.spawn("consumer", consume::run(core.clone(), mind, links));
+    settle_groups(&io, control).await?;
+    let start = start_together(&io, control).await.ok_or("stopped before the start")?;
+    let measured_from = (Instant(start) + shape.plan.warm_up).0;
+    let measured_until = (Instant(measured_from) + shape.plan.duration).0;
+    // What it took to join the groups is no part of the run.
+    core.recorder.replace(Recorder::new(start, measured_from..measured_until));
+    core.until.set(measured_until);
+    core.has_begun.set(true);
+    for (id, links) in producers.into_iter().zip(producer_streams) {
+        let mind = Producer::new(id, shape.clone(), core.epoch(), start, measured_until);
+        io.spawn("producer", produce::run(core.clone(), mind, links));
     }
     cut_until_the_end(&core, measured_from, tell).await;
     Ok(core)
 }
 
-/// The places that a consumer reads: its part of what its group shares evenly.
-fn share(shape: &Shape, consumer: u32) -> Vec<usize> {
+/// A consumer; in a group it is told its partitions later.
+fn consumer(shape: &Arc<Shape>, id: u32) -> Consumer {
+    let mut mind = Consumer::new(id, id % shape.plan.groups, shape.clone());
+    if !shape.plan.is_grouped {
+        mind.assign(&share(shape, id));
+    }
+    mind
+}
+
+fn member(shape: &Arc<Shape>, id: u32) -> Option<Member> {
+    let group = shape.group_id(id % shape.plan.groups);
+    shape.plan.is_grouped.then(|| Member::new(group, shape.clone()))
+}
+
+/// Waits until all members of all groups have their partitions, so that no record waits for that.
+async fn settle_groups<I: Io>(io: &I, control: &Control) -> Result<(), String> {
+    let deadline = io.now() + SETTLE_TIME;
+    while !control.have_all_settled() {
+        if control.is_interrupted() {
+            return Err("stopped before the start".to_string());
+        }
+        if io.now() >= deadline {
+            return Err(format!("the groups have not settled within {SETTLE_TIME:?}"));
+        }
+        io.sleep(READY_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// The places that a consumer reads, and from where: its part of what its group shares evenly.
+fn share(shape: &Shape, consumer: u32) -> Vec<(usize, i64)> {
     let groups = shape.plan.groups;
     let (group, member) = (consumer % groups, consumer / groups);
     let members = (shape.plan.consumers - group).div_ceil(groups).max(1);
     let (member, members) = (usize::try_from(member), usize::try_from(members));
     let (Ok(member), Ok(members)) = (member, members) else { return Vec::new() };
-    (0..shape.target.places.len()).filter(|place| place % members == member).collect()
+    let places = shape.target.places.iter().enumerate();
+    let mine = places.filter(|(place, _)| place % members == member);
+    mine.map(|(index, place)| (index, place.start)).collect()
 }
 
 /// Waits for all cores; the last one that is ready sets the time. `None` if the run was stopped.
@@ -237,7 +349,11 @@ async fn start_together<I: Io>(io: &I, control: &Control) -> Option<u64> {
 async fn cut_until_the_end<I: Io>(core: &Core<I>, from: u64, tell: &impl Fn(Message)) {
     let every = interval(core.shape.plan.duration);
     let cut = |at: u64| {
-        let interval = core.recorder.borrow_mut().cut(at);
+        let recorder = &mut core.recorder.borrow_mut();
+        for _ in 0..core.control.board.failures() {
+            recorder.error("METADATA_FAILED");
+        }
+        let interval = recorder.cut(at);
         tell(Message::Interval(Box::new(interval)));
     };
     let mut next = boundary_after(core.now(), from, every);

@@ -99,13 +99,17 @@ impl Ledger {
         self.counts.foreign += 1;
     }
 
-    /// Takes over what another core noted. A stream is written on one core and read on one.
+    /// Takes over what another core noted. A stream is written on one core; after a rebalance
+    /// another one may go on reading it.
     pub fn merge(&mut self, other: Ledger) {
         self.groups = self.groups.max(other.groups);
         for (stream, ranges) in other.acknowledged {
             self.acknowledged.entry(stream).or_default().extend(ranges);
         }
-        self.received.extend(other.received);
+        for (key, theirs) in other.received {
+            let mine = self.received.entry(key).or_default();
+            self.counts.duplicated += mine.union(&theirs);
+        }
         let (sum, more) = (&mut self.counts, other.counts);
         sum.acknowledged += more.acknowledged;
         sum.received += more.received;
@@ -146,6 +150,32 @@ impl Received {
             self.missing.insert(sequence + 1, end);
         }
         true
+    }
+
+    /// Adds what arrived elsewhere; returns how many numbers arrived in both places.
+    fn union(&mut self, other: &Received) -> u64 {
+        let size = |received: &Received| {
+            received.next - received.missing.iter().map(|(start, end)| end - start).sum::<u64>()
+        };
+        let both = size(self) + size(other);
+        let next = self.next.max(other.next);
+        let holes = |received: &Received| {
+            let behind = (received.next, next);
+            let inside = received.missing.iter().map(|(start, end)| (*start, *end));
+            inside.chain([behind]).collect::<Vec<_>>()
+        };
+        let (mine, theirs) = (holes(self), holes(other));
+        let mut missing = BTreeMap::new();
+        let (mut one, mut two) = (0, 0);
+        while let (Some(a), Some(b)) = (mine.get(one), theirs.get(two)) {
+            let (start, end) = (a.0.max(b.0), a.1.min(b.1));
+            if start < end {
+                missing.insert(start, end);
+            }
+            if a.1 < b.1 { one += 1 } else { two += 1 }
+        }
+        *self = Received { next, missing };
+        both - size(self)
     }
 
     /// How many numbers of `range` did not arrive.
@@ -222,6 +252,31 @@ mod tests {
             ledger.receive(0, STREAM, sequence);
         }
         assert!(ledger.verdict().is_clean());
+    }
+
+    #[test]
+    fn a_stream_that_two_cores_read_is_put_together() {
+        let read = |sequences: Vec<u64>| {
+            let mut ledger = Ledger::new(1);
+            for sequence in sequences {
+                ledger.receive(0, STREAM, sequence);
+            }
+            ledger
+        };
+        let verdict = |one: Vec<u64>, two: Vec<u64>| {
+            let mut sum = Ledger::new(1);
+            sum.acknowledge(STREAM, 0, 100);
+            sum.merge(read(one));
+            sum.merge(read(two));
+            let verdict = sum.verdict();
+            (verdict.lost, verdict.duplicated, verdict.received)
+        };
+        let both = |one: Range<u64>, two: Range<u64>| one.chain(two).collect::<Vec<u64>>();
+        let all = |range: Range<u64>| range.collect::<Vec<u64>>();
+        assert_eq!(verdict(both(0..40, 70..80), both(40..70, 80..100)), (0, 0, 100));
+        assert_eq!(verdict(all(0..50), all(40..100)), (0, 10, 110), "what a dead member had read");
+        assert_eq!(verdict(both(0..40, 60..70), both(50..55, 90..100)), (35, 0, 65));
+        assert_eq!(verdict(all(0..100), Vec::new()), (0, 0, 100));
     }
 
     #[test]

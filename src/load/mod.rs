@@ -1,9 +1,10 @@
 //! The load generator: `corelog load`, for any broker that speaks the Kafka protocol.
 //!
-//!     minds:  pace (when)   keys, payload (what)   producer, consumer (requests and answers)
-//!             recorder (how long)   ledger (what was lost)   summary
-//!     hands:  core ─► produce, consume ─► link ─► io::Stream ─► broker
+//!     minds:  pace (when)   keys, payload (what)   producer, consumer, member (who says what)
+//!             recorder (how long)   ledger (what was lost)   summary   route (who leads)
+//!     hands:  core ─► produce, consume, membership ─► channel ─► io::Stream ─► broker
 //!     main:   options ─► target ─► run ─► live, report, html
+//!     beside: scout, which looks at the metadata again when a core doubts it
 //!
 //! Lives on: CPUs of its own choice, a thread each, over the same seam as the broker. It knows the
 //! protocol and nothing of Corelog's inside.
@@ -12,6 +13,8 @@
 //!   O1  In an open loop each record has an intended time, and its latency counts from there.
 //!   O2  Nothing that a broker answers ends the generator; errors are counted by their names.
 
+mod assign;
+mod channel;
 mod chart;
 mod consume;
 mod consumer;
@@ -23,6 +26,8 @@ mod ledger;
 mod link;
 mod live;
 mod machine;
+mod member;
+mod membership;
 mod options;
 mod pace;
 mod payload;
@@ -31,7 +36,9 @@ mod producer;
 mod recorder;
 mod report;
 mod request;
+mod route;
 mod run;
+mod scout;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -62,7 +69,7 @@ impl Arguments {
         }
         let stop = Stop::on_signal()?;
         let mut target = target::settle(&plan)?;
-        let address = target.brokers.first().copied();
+        let address = target.route.broker(0);
         let broker = address.and_then(machine::listener);
         let mut report = Report {
             machine: Machine::this(),

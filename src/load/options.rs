@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::keys::KeyShape;
 use super::payload::{STAMP_BYTES, Sizes};
 use crate::client::failure::Failure;
+use crate::client::security::{Security, SecurityArguments};
 use crate::config::parse_cpus;
 use crate::io::ring::probe;
 use crate::wire::records::Codec;
@@ -67,6 +68,8 @@ pub enum Start {
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Arguments {
+    #[command(flatten)]
+    pub security: SecurityArguments,
     /// What is done.
     #[arg(value_enum)]
     pub mode: Mode,
@@ -79,9 +82,17 @@ pub struct Arguments {
     /// Consumers, each with a connection of its own to each leader.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub consumers: u32,
-    /// Times that every record is read: each group of the consumers reads all partitions.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub groups: u32,
+    /// Consumer groups that the consumers are members of, spread evenly; each reads all partitions.
+    /// Unless given, the consumers share the partitions among them and join no group.
+    #[arg(long, value_name = "NUMBER")]
+    pub groups: Option<u32>,
+    /// The group's id, or with several the start of their ids: reading goes on where it was
+    /// committed last. Unless given, groups are new ones, deleted after the run.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// How often the members of groups commit what they have read; at the end they always do.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    pub commit_interval: Duration,
     /// Number of topics, named as --topic with -0, -1, ... behind it.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub topics: u32,
@@ -187,9 +198,15 @@ impl Rate {
 pub struct Plan {
     pub mode: Mode,
     pub bootstrap: String,
+    pub security: Security,
     pub producers: u32,
     pub consumers: u32,
+    /// How often everything is read.
     pub groups: u32,
+    /// Whether the consumers are members of groups.
+    pub is_grouped: bool,
+    pub group: Option<String>,
+    pub commit_interval: Duration,
     pub topics: Vec<String>,
     pub partitions: u32,
     pub replication: u16,
@@ -241,9 +258,13 @@ impl Arguments {
         Ok(Plan {
             mode: self.mode,
             bootstrap: self.bootstrap.clone(),
+            security: self.security.security()?,
             producers: if self.mode.produces() { self.producers } else { 0 },
             consumers: if self.mode.consumes() { self.consumers } else { 0 },
-            groups: self.groups,
+            groups: self.groups.unwrap_or(1),
+            is_grouped: self.mode.consumes() && (self.groups.is_some() || self.group.is_some()),
+            group: self.group.clone(),
+            commit_interval: self.commit_interval,
             topics,
             partitions: self.partitions,
             replication: self.replication,
@@ -289,13 +310,16 @@ impl Arguments {
     }
 
     fn check_ranges(&self) -> Result<(), Failure> {
+        let groups = self.groups.unwrap_or(1);
         let clients = 1..=CLIENTS_MAX;
         let is_time = |ms: f64| ms.is_finite() && (0.0..=3.6e6).contains(&ms);
         for (fits, what) in [
             (clients.contains(&self.producers), "--producers: from 1 to 100000"),
             (clients.contains(&self.consumers), "--consumers: from 1 to 100000"),
-            ((1..=1000).contains(&self.groups), "--groups: from 1 to 1000"),
-            (self.groups <= self.consumers, "--groups: at most as many as --consumers"),
+            ((1..=1000).contains(&groups), "--groups: from 1 to 1000"),
+            (groups <= self.consumers, "--groups: at most as many as --consumers"),
+            (self.group.as_deref() != Some(""), "--group: a name"),
+            (!self.commit_interval.is_zero(), "--commit-interval: above 0"),
             ((1..=10_000).contains(&self.topics), "--topics: from 1 to 10000"),
             ((1..=1_000_000).contains(&self.partitions), "--partitions: from 1 to 1000000"),
             ((1..=1000).contains(&self.replication), "--replication: from 1 to 1000"),
@@ -410,6 +434,11 @@ mod tests {
         assert_eq!((plan.acks, plan.warm_up.as_millis(), plan.duration.as_secs()), (-1, 500, 120));
         assert_eq!(plan.from, Start::End);
         assert_eq!(read("consume").expect("valid").0.from, Start::Beginning);
+        let groups = |line| read(line).map(|(plan, _)| (plan.is_grouped, plan.groups));
+        assert_eq!(groups("consume --consumers 4"), Ok((false, 1)));
+        assert_eq!(groups("consume --consumers 4 --groups 2"), Ok((true, 2)));
+        assert_eq!(groups("consume --group readers"), Ok((true, 1)));
+        assert_eq!(groups("produce --group readers"), Ok((false, 1)));
         let ramp = read("produce --ramp 10:35:10").expect("valid").1;
         assert_eq!(ramp, [10.0, 20.0, 30.0].map(Rate::PerSecond));
         assert_eq!(read("produce --sweep 5,max").expect("valid").1.len(), 2);
@@ -434,6 +463,11 @@ mod tests {
             "e2e --record-size 8",
             "verify --acks 0",
             "consume --groups 2",
+            "consume --groups 0",
+            "consume --commit-interval 0",
+            "produce --tls-ca x",
+            "produce --sasl-mechanism PLAIN",
+            "produce --sasl-mechanism NONE --sasl-user a --sasl-password-file b",
             "observe",
         ] {
             assert!(read(line).is_err(), "{line}");

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::core::{ATTENTION, Core, connect};
+use super::channel::Channel;
+use super::core::{ATTENTION, Core};
 use super::link::{Bell, await_frame, consume, frame, until};
 use super::producer::Producer;
 use crate::base::time::Instant;
@@ -30,32 +31,34 @@ struct Hands<I: Io> {
 
 /// A lane's connection.
 struct Link<I: Io> {
-    stream: Option<Rc<I::Stream>>,
-    /// When another attempt to connect is made.
+    stream: Option<Rc<Channel<I::Stream>>>,
+    /// When another attempt to connect is made; never while one is under way.
     again_at: u64,
     heard: Rc<Cell<u64>>,
 }
 
+impl<I: Io> Default for Link<I> {
+    fn default() -> Link<I> {
+        Link { stream: None, again_at: 0, heard: Rc::default() }
+    }
+}
+
 /// Runs until all records have come to their end.
-pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<I::Stream>) {
-    let lanes = mind.lanes();
+pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<Channel<I::Stream>>) {
     let hands = Rc::new(Hands {
         mind: RefCell::new(mind),
         links: RefCell::new(Vec::new()),
         bell: Bell::default(),
         core,
     });
-    for stream in streams {
-        hands.links.borrow_mut().push(Link {
-            stream: None,
-            again_at: 0,
-            heard: Rc::new(Cell::new(0)),
-        });
-        let lane = hands.links.borrow().len() - 1;
+    hands.links.borrow_mut().resize_with(streams.len(), Link::default);
+    for (lane, stream) in streams.into_iter().enumerate() {
         hands.attach(lane, stream);
     }
     let mut turn = hands.core.now();
     while !hands.is_over() {
+        hands.look_at_the_board();
+        let lanes = hands.links.borrow().len();
         for lane in 0..lanes {
             hands.drive(lane).await;
         }
@@ -89,42 +92,56 @@ impl<I: Io> Hands<I> {
         loop {
             let now = self.core.now();
             self.mind.borrow_mut().fill(now, &mut self.core.recorder.borrow_mut());
-            let Some(stream) = self.stream(lane).await else { return };
+            let Some(stream) = self.stream(lane) else { return };
             let Some(pieces) = self.mind.borrow_mut().take(lane, now) else { return };
-            match stream.write(pieces).await {
-                Ok(()) => {
+            // A broker that takes nothing any more must not hold up the end of the run.
+            let patience = self.core.patience().min(now.saturating_add(SILENCE_NANOS_MAX));
+            let patience = self.core.io.sleep_until(Instant(patience));
+            match until(stream.write(pieces), patience).await {
+                Some(Ok(())) => {
                     let now = self.core.now();
                     self.mind.borrow_mut().sent(lane, now, &mut self.core.recorder.borrow_mut());
                 }
-                Err(_) => return self.lost(lane, &stream),
+                _ => return self.lost(lane, &stream),
             }
         }
     }
 
-    /// The lane's connection, made again if it is gone and the time has come.
-    async fn stream(self: &Rc<Self>, lane: usize) -> Option<Rc<I::Stream>> {
-        let address = self.core.shape.target.brokers.get(lane).copied()?;
-        {
+    /// Tells the scout of doubts, and the mind of newer metadata.
+    fn look_at_the_board(&self) {
+        let (mind, board) = (&mut self.mind.borrow_mut(), &self.core.control.board);
+        if mind.doubts() {
+            board.ask(mind.route());
+        }
+        if let Some(route) = board.newer(mind.route()) {
+            mind.follow(route, self.core.now());
+            self.links.borrow_mut().resize_with(mind.lanes(), Link::default);
+        }
+    }
+
+    /// The lane's connection. One that is gone is made again beside, when the time has come and it
+    /// is needed.
+    fn stream(self: &Rc<Self>, lane: usize) -> Option<Rc<Channel<I::Stream>>> {
+        let is_due = {
             let mut links = self.links.borrow_mut();
             let link = links.get_mut(lane)?;
             if let Some(stream) = &link.stream {
                 return Some(stream.clone());
             }
-            if self.core.now() < link.again_at {
-                return None;
+            let is_due = self.core.now() >= link.again_at && self.mind.borrow().is_used(lane);
+            if is_due {
+                link.again_at = u64::MAX;
             }
-            link.again_at = (Instant(self.core.now()) + RECONNECT_PAUSE).0;
+            is_due
+        };
+        // The task may run at once: nothing is borrowed while it begins.
+        if is_due {
+            self.core.io.spawn("connects", attempt(self.clone(), lane));
         }
-        match connect(&self.core.io, address).await {
-            Ok(stream) => Some(self.attach(lane, stream)),
-            Err(_) => {
-                self.core.recorder.borrow_mut().error("CONNECT_FAILED");
-                None
-            }
-        }
+        None
     }
 
-    fn attach(self: &Rc<Self>, lane: usize, stream: I::Stream) -> Rc<I::Stream> {
+    fn attach(self: &Rc<Self>, lane: usize, stream: Channel<I::Stream>) {
         let stream = Rc::new(stream);
         let mut heard = Rc::new(Cell::new(0));
         if let Some(link) = self.links.borrow_mut().get_mut(lane) {
@@ -132,12 +149,11 @@ impl<I: Io> Hands<I> {
             link.heard.set(self.core.now());
             heard = link.heard.clone();
         }
-        self.core.io.spawn("answers", listen(self.clone(), lane, stream.clone(), heard));
-        stream
+        self.core.io.spawn("answers", listen(self.clone(), lane, stream, heard));
     }
 
     /// Notes that a connection is gone, once.
-    fn lost(&self, lane: usize, stream: &Rc<I::Stream>) {
+    fn lost(&self, lane: usize, stream: &Rc<Channel<I::Stream>>) {
         let mut links = self.links.borrow_mut();
         let Some(link) = links.get_mut(lane) else { return };
         if !link.stream.as_ref().is_some_and(|current| Rc::ptr_eq(current, stream)) {
@@ -155,6 +171,7 @@ impl<I: Io> Hands<I> {
     /// Waits until there is something to do.
     async fn rest(&self, now: u64) {
         self.hang_up_on_the_silent(now);
+        self.mind.borrow_mut().expire(now, &mut self.core.recorder.borrow_mut());
         let wake = self.wake(now);
         if wake > now {
             until(self.bell.rung(), self.core.io.sleep_until(Instant(wake))).await;
@@ -163,14 +180,13 @@ impl<I: Io> Hands<I> {
 
     /// When there is something to do, unless the bell rings before.
     fn wake(&self, now: u64) -> u64 {
-        let links = self.links.borrow();
-        let away = links.iter().filter(|link| link.stream.is_none()).map(|link| link.again_at);
+        let (links, mind) = (self.links.borrow(), self.mind.borrow());
+        let is_connected =
+            |lane: usize| links.get(lane).is_some_and(|link: &Link<I>| link.stream.is_some());
+        let away = links.iter().enumerate().filter(|(_, link)| link.stream.is_none());
+        let away = away.filter(|(lane, _)| mind.is_used(*lane)).map(|(_, link)| link.again_at);
         let attention = (Instant(now) + ATTENTION).0;
-        match away.min() {
-            // Without a connection, what is ready to be sent is no reason to wake.
-            Some(again_at) => again_at.min(attention),
-            None => self.mind.borrow().next_wake(now).unwrap_or(attention).min(attention),
-        }
+        away.chain(mind.next_wake(now, is_connected)).min().unwrap_or(attention).min(attention)
     }
 
     fn hang_up_on_the_silent(&self, now: u64) {
@@ -188,11 +204,32 @@ impl<I: Io> Hands<I> {
     }
 }
 
+/// Connects a lane again, or says when to try the next time.
+async fn attempt<I: Io>(hands: Rc<Hands<I>>, lane: usize) {
+    let route = hands.mind.borrow().route().clone();
+    let outcome = match route.broker(lane) {
+        Some(address) => hands.core.connect(&route, address).await,
+        None => Err(io::ErrorKind::NotFound.into()),
+    };
+    match outcome {
+        Ok(stream) if hands.is_over() => stream.shutdown(),
+        Ok(stream) => hands.attach(lane, stream),
+        Err(_) => {
+            hands.core.recorder.borrow_mut().error("CONNECT_FAILED");
+            hands.mind.borrow_mut().unreached();
+            if let Some(link) = hands.links.borrow_mut().get_mut(lane) {
+                link.again_at = (Instant(hands.core.now()) + RECONNECT_PAUSE).0;
+            }
+        }
+    }
+    hands.bell.ring();
+}
+
 /// Brings answers until the connection ends.
 async fn listen<I: Io>(
     hands: Rc<Hands<I>>,
     lane: usize,
-    stream: Rc<I::Stream>,
+    stream: Rc<Channel<I::Stream>>,
     heard: Rc<Cell<u64>>,
 ) {
     let mut received = BytesMut::new();

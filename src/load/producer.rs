@@ -13,11 +13,19 @@
 //!       the order they were closed in.
 //!   P3  Memory is bounded: beyond `unsent_max` and `held_max` no record is taken up; those that
 //!       are due keep their intended times.
+//!   P4  A partition belongs to one lane. When its leader changes, or the numbering of its batches
+//!       begins anew, it is adrift, on no lane, until none of its batches is in flight.
+//!   P5  An idempotent producer's sequence numbers in a partition have no hole: when a batch is
+//!       given up, those behind it are numbered from 0 with the next epoch (KIP-360). Those that
+//!       may have been stored already are given up with it, for they would be stored twice.
+
+mod mooring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use mooring::number;
 
 use super::keys::{KeyShape, Keys, Random};
 use super::ledger::{Ledger, Stream};
@@ -26,6 +34,7 @@ use super::pace::Pacer;
 use super::payload::{Pool, STAMP_BYTES, Stamp};
 use super::recorder::{Count, Recorder, Times};
 use super::request::{Codes, frame};
+use super::route::{NOBODY, Route, doubts_the_leader};
 use super::target::Target;
 use crate::client::partitioner;
 use crate::wire::api::{ApiKey, produce};
@@ -60,6 +69,17 @@ pub struct Shape {
     pub run: u32,
 }
 
+impl Shape {
+    /// The id of a group: a name that was given, or one of this run alone.
+    pub fn group_id(&self, group: u32) -> String {
+        match &self.plan.group {
+            Some(name) if self.plan.groups == 1 => name.clone(),
+            Some(name) => format!("{name}-{group}"),
+            None => format!("corelog-load-{:08x}-{group}", self.run),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub struct Producer {
     id: u32,
@@ -72,6 +92,11 @@ pub struct Producer {
     until: u64,
     slots: Vec<Slot>,
     lanes: Vec<Lane>,
+    route: Arc<Route>,
+    /// An answer let doubt the route.
+    is_in_doubt: bool,
+    /// Batches to be repeated, by their order, of partitions that are adrift.
+    adrift: BTreeMap<u64, Batch>,
     /// Where records without key go until their batch is closed.
     sticky: usize,
     /// Bytes in batches that were not sent yet, and in all that are not acknowledged.
@@ -93,6 +118,14 @@ struct Slot {
     next_sequence: u64,
     /// The last request that took a batch of it.
     request: u64,
+    /// `NOBODY` while it is adrift.
+    lane: usize,
+    in_flight: u32,
+    /// How often its numbering began anew, and the sequence that is number 0 since.
+    epoch: i16,
+    base: u64,
+    /// The numbering begins anew with the next batch that is sent.
+    is_new_epoch: bool,
 }
 
 struct Open {
@@ -100,6 +133,8 @@ struct Open {
     times: Times,
     bytes: usize,
     order: u64,
+    /// When its linger is over.
+    ready: u64,
 }
 
 pub struct Batch {
@@ -107,6 +142,10 @@ pub struct Batch {
     pub bytes: Bytes,
     times: Times,
     first_sequence: u64,
+    /// The slot's epoch that its numbers are of.
+    epoch: i16,
+    /// It was sent before, and may have been stored.
+    is_uncertain: bool,
     count: u32,
     /// Of values and keys.
     payload: usize,
@@ -140,7 +179,8 @@ pub struct Strange;
 impl Producer {
     pub fn new(id: u32, shape: Arc<Shape>, epoch: i64, start: u64, until: u64) -> Producer {
         let Shape { plan, target, rate, .. } = &*shape;
-        let lanes = target.brokers.len();
+        let route = target.route.clone();
+        let lanes = route.brokers().len();
         let batch = plan.batch_bytes.max(plan.sizes.max);
         // In a closed loop what waits to be sent is only what keeps the connection busy.
         let unsent_max = match (rate, plan.keys) {
@@ -158,8 +198,13 @@ impl Producer {
             random: Random::new(seed),
             epoch,
             until,
-            slots: (0..target.places.len()).map(|_| Slot::default()).collect(),
+            slots: (0..target.places.len())
+                .map(|place| Slot { lane: route.leader(place), ..Slot::default() })
+                .collect(),
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            route,
+            is_in_doubt: false,
+            adrift: BTreeMap::new(),
             sticky: usize::try_from(id).unwrap_or(0) % target.places.len().max(1),
             unsent: 0,
             held: 0,
@@ -175,6 +220,11 @@ impl Producer {
 
     pub fn lanes(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// Whether the lane's broker leads a partition.
+    pub fn is_used(&self, lane: usize) -> bool {
+        self.route.leads(lane)
     }
 
     /// Takes up no record that is meant for `until` or later.
@@ -260,23 +310,21 @@ impl Producer {
         let times = self.free_times.pop().unwrap_or_default();
         self.order += 1;
         let builder = BatchBuilder::within(memory);
-        slot.open = Some(Box::new(Open { builder, times, bytes: 0, order: self.order }));
         let linger = u64::try_from(self.shape.plan.linger.as_nanos()).unwrap_or(u64::MAX);
         let ready = now.saturating_add(linger);
-        let leader = self.shape.target.places.get(place).map_or(0, |place| place.leader);
-        if let Some(lane) = self.lanes.get_mut(leader) {
+        slot.open = Some(Box::new(Open { builder, times, bytes: 0, order: self.order, ready }));
+        if let Some(lane) = self.lanes.get_mut(slot.lane) {
             lane.lingering.push_back((place, self.order, ready));
         }
     }
 
     /// Closes the partition's open batch and lines it up.
     fn close(&mut self, place: usize) {
-        let leader = self.shape.target.places.get(place).map_or(0, |place| place.leader);
         let Some(batch) = self.seal(place) else { return };
         let Some(slot) = self.slots.get_mut(place) else { return };
         slot.closed.push_back(batch);
         if slot.closed.len() == 1
-            && let Some(lane) = self.lanes.get_mut(leader)
+            && let Some(lane) = self.lanes.get_mut(slot.lane)
         {
             lane.full.push_back(place);
         }
@@ -285,12 +333,14 @@ impl Producer {
     /// Builds the partition's open batch.
     fn seal(&mut self, place: usize) -> Option<Batch> {
         let slot = self.slots.get_mut(place)?;
-        let Open { mut builder, times, bytes: payload, order } = *slot.open.take()?;
+        let Open { mut builder, times, bytes: payload, order, .. } = *slot.open.take()?;
         let count = u32::try_from(builder.count()).unwrap_or(0);
         let first_sequence = slot.next_sequence - u64::from(count);
+        // While it is open from where the new epoch counts, the old numbers stand in for its own.
+        let slot_epoch = slot.epoch.wrapping_sub(i16::from(slot.is_new_epoch));
+        let sequence = number(first_sequence, slot.base);
         if let Some((id, epoch)) = self.identity() {
-            // Sequence numbers go on with 0 after the largest one.
-            let sequence = i32::try_from(first_sequence % (1 << 31)).unwrap_or(0);
+            let epoch = epoch.wrapping_add(slot_epoch);
             builder = builder.producer(ProducerStamp { id, epoch, sequence });
         }
         if place == self.sticky {
@@ -298,7 +348,18 @@ impl Producer {
         }
         // Our own records are always compressible; the bounds are those of the options.
         let bytes = builder.build(self.shape.plan.codec).unwrap_or_default();
-        Some(Batch { place, bytes, times, first_sequence, count, payload, order })
+        let (epoch, is_uncertain) = (slot_epoch, false);
+        Some(Batch {
+            place,
+            bytes,
+            times,
+            first_sequence,
+            epoch,
+            is_uncertain,
+            count,
+            payload,
+            order,
+        })
     }
 
     fn identity(&self) -> Option<(i64, i16)> {
@@ -314,7 +375,7 @@ impl Producer {
             return None;
         }
         self.requests += 1;
-        let batches = if lane.again.is_empty() {
+        let mut batches = if lane.again.is_empty() {
             self.fresh(lane_at, now)
         } else if lane.in_flight.is_empty() && now >= lane.again_at {
             self.repeated(lane_at)
@@ -323,6 +384,12 @@ impl Producer {
         };
         if batches.is_empty() {
             return None;
+        }
+        for batch in &mut batches {
+            self.number_anew(batch);
+            if let Some(slot) = self.slots.get_mut(batch.place) {
+                slot.in_flight += 1;
+            }
         }
         let lane = self.lanes.get_mut(lane_at)?;
         lane.correlation = lane.correlation.wrapping_add(1);
@@ -403,7 +470,10 @@ impl Producer {
         let Some(request) = lane.in_flight.pop_back() else { return };
         recorder.answered(now, request.sent);
         for batch in request.batches {
+            let place = batch.place;
+            self.landed(place);
             self.finish(batch, now, recorder);
+            self.moor(place, now);
         }
     }
 
@@ -430,8 +500,10 @@ impl Producer {
         let shape = self.shape.clone();
         let mut codes = Codes::new(&answer, &shape.target);
         for batch in request.batches {
-            let code = codes.of(batch.place);
+            let (place, code) = (batch.place, codes.of(batch.place));
+            self.landed(place);
             self.settle(lane_at, batch, code, now, recorder, ledger);
+            self.moor(place, now);
         }
         Ok(())
     }
@@ -439,7 +511,7 @@ impl Producer {
     fn settle(
         &mut self,
         lane_at: usize,
-        batch: Batch,
+        mut batch: Batch,
         code: Option<ErrorCode>,
         now: u64,
         recorder: &mut Recorder,
@@ -459,21 +531,34 @@ impl Producer {
             return;
         }
         recorder.error(&code.to_string());
+        self.is_in_doubt |= doubts_the_leader(code);
+        batch.is_uncertain |= matches!(
+            code,
+            ErrorCode::REQUEST_TIMED_OUT | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+        );
         let again = code.is_retriable()
             || (code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER && self.shape.plan.idempotent);
-        if again { self.repeat(lane_at, batch, now, recorder) } else { self.fail(batch, recorder) }
+        if again { self.repeat(batch, now, recorder) } else { self.give_up(batch, recorder) }
     }
 
     /// The lane's connection is gone; whether its requests were served is not known.
     pub fn lost(&mut self, lane_at: usize, now: u64, recorder: &mut Recorder) {
         let Some(lane) = self.lanes.get_mut(lane_at) else { return };
         let requests = std::mem::take(&mut lane.in_flight);
-        for batch in requests.into_iter().flat_map(|request| request.batches) {
+        self.is_in_doubt = true;
+        let mut places = Vec::new();
+        for mut batch in requests.into_iter().flat_map(|request| request.batches) {
+            places.push(batch.place);
+            self.landed(batch.place);
+            batch.is_uncertain = true;
             if self.shape.plan.acks == 0 {
                 self.fail(batch, recorder);
             } else {
-                self.repeat(lane_at, batch, now, recorder);
+                self.repeat(batch, now, recorder);
             }
+        }
+        for place in places {
+            self.moor(place, now);
         }
     }
 
@@ -490,19 +575,26 @@ impl Producer {
             batches.extend(lane.in_flight.drain(..).flat_map(|request| request.batches));
             batches.extend(std::mem::take(&mut lane.again).into_values());
         }
+        batches.extend(std::mem::take(&mut self.adrift).into_values());
         for batch in batches {
             self.fail(batch, recorder);
         }
         self.held = 0;
     }
 
-    fn repeat(&mut self, lane_at: usize, batch: Batch, now: u64, recorder: &mut Recorder) {
-        let oldest = batch.times.first().map_or(now, |(time, _)| *time);
-        if now.saturating_sub(oldest) > DELIVERY_NANOS_MAX {
+    fn repeat(&mut self, batch: Batch, now: u64, recorder: &mut Recorder) {
+        if batch.is_old(now) {
             recorder.error("DELIVERY_TIMEOUT");
+            return self.give_up(batch, recorder);
+        }
+        if batch.is_uncertain && self.is_outdated(&batch) {
             return self.fail(batch, recorder);
         }
-        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        let lane = self.slots.get(batch.place).map_or(NOBODY, |slot| slot.lane);
+        let Some(lane) = self.lanes.get_mut(lane) else {
+            self.adrift.insert(batch.order, batch);
+            return;
+        };
         if lane.again.is_empty() {
             lane.again_pause = (lane.again_pause * 2).clamp(AGAIN_FIRST_NANOS, AGAIN_MAX_NANOS);
             lane.again_at = now.saturating_add(lane.again_pause);
@@ -542,12 +634,16 @@ impl Producer {
         self.lanes.get(lane_at)?.in_flight.front().map(|request| request.sent)
     }
 
-    /// When there is something to do without an answer having come.
-    pub fn next_wake(&self, now: u64) -> Option<u64> {
+    /// When there is something to do without an answer having come; lanes without connection have
+    /// nothing to do.
+    pub fn next_wake(&self, now: u64, is_connected: impl Fn(usize) -> bool) -> Option<u64> {
         let has_room = self.unsent < self.unsent_max && self.held < self.held_max;
         let due = self.pacer.next().filter(|at| *at < self.until && has_room);
         let in_flight_max = self.shape.plan.in_flight;
-        let lanes = self.lanes.iter().filter_map(|lane| {
+        let lanes = self.lanes.iter().enumerate().filter_map(|(at, lane)| {
+            if !is_connected(at) {
+                return None;
+            }
             if !lane.again.is_empty() {
                 return lane.in_flight.is_empty().then_some(lane.again_at);
             }

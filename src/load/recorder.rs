@@ -68,6 +68,9 @@ pub struct Interval {
     pub errors: BTreeMap<String, u64>,
     /// Records between the consumers and the ends of their partitions.
     pub lag: u64,
+    /// Assignments that members of groups took, and commits that were answered.
+    pub assignments: u64,
+    pub commits: u64,
 }
 
 impl Interval {
@@ -85,6 +88,8 @@ impl Interval {
             failed: 0,
             errors: BTreeMap::new(),
             lag: 0,
+            assignments: 0,
+            commits: 0,
         }
     }
 
@@ -104,6 +109,8 @@ impl Interval {
         self.received.add(other.received);
         self.failed += other.failed;
         self.lag += other.lag;
+        self.assignments += other.assignments;
+        self.commits += other.commits;
         for (name, count) in &other.errors {
             *self.errors.entry(name.clone()).or_insert(0) += count;
         }
@@ -180,6 +187,16 @@ impl Recorder {
             Some(count) => *count += 1,
             None => drop(self.current.errors.insert(name.to_string(), 1)),
         }
+    }
+
+    /// A member of a group was told its partitions.
+    pub fn assigned(&mut self) {
+        self.current.assignments += 1;
+    }
+
+    /// A commit was answered.
+    pub fn committed(&mut self) {
+        self.current.commits += 1;
     }
 
     pub fn lag(&mut self, consumer: u32, records: u64) {

@@ -16,6 +16,7 @@ use super::options::{Arguments, Plan, Rate};
 use super::recorder::Phase;
 use super::summary::Summary;
 use crate::client::failure::{Failure, in_words};
+use crate::client::security::Security;
 
 /// Everything that a command found out.
 pub struct Report {
@@ -69,15 +70,15 @@ impl Report {
         let acks = if plan.acks == -1 { "all".to_string() } else { plan.acks.to_string() };
         vec![
             format!("machine     {}", self.machine.text()),
-            format!("broker      {}, {place}", plan.bootstrap),
+            format!("broker      {}, {place}, {}", plan.bootstrap, secured(&plan.security)),
             format!("durability  {durability}"),
             format!(
-                "load        {}: {} producers, {} consumers in {} groups, {} topics of {} \
-                 partitions, on CPUs {:?}",
+                "load        {}: {} producers, {} consumers{}, {} topics of {} partitions, on CPUs \
+                 {:?}",
                 plan.mode.name(),
                 plan.producers,
                 plan.consumers,
-                plan.groups,
+                if plan.is_grouped { format!(" in {} groups", plan.groups) } else { String::new() },
                 plan.topics.len(),
                 plan.partitions,
                 plan.cpus,
@@ -121,13 +122,15 @@ impl Report {
             "broker": {
                 "bootstrap": plan.bootstrap,
                 "local": self.is_local,
+                "security": secured(&plan.security),
                 "process": self.broker.as_ref().map(Process::json),
                 "durability": self.durability,
             },
             "options": {
                 "producers": plan.producers,
                 "consumers": plan.consumers,
-                "groups": plan.groups,
+                "groups": if plan.is_grouped { plan.groups } else { 0 },
+                "commit_interval_seconds": plan.commit_interval.as_secs_f64(),
                 "topics": plan.topics.len(),
                 "partitions": plan.partitions,
                 "record_bytes_min": plan.sizes.min,
@@ -209,6 +212,14 @@ fn cannot_write(path: &Path, why: &str) -> Failure {
     Failure::Failed(format!("cannot write {}: {why}", path.display()))
 }
 
+/// How the connections are secured.
+fn secured(security: &Security) -> String {
+    let tls = security.tls.as_ref().map(|_| "TLS");
+    let sasl = security.credentials.as_ref().map(|credentials| credentials.mechanism());
+    let parts: Vec<&str> = tls.into_iter().chain(sasl).collect();
+    if parts.is_empty() { "plain text".to_string() } else { parts.join(", ") }
+}
+
 fn run_lines(run: &Summary, acks: i16) -> Vec<String> {
     let mut lines = vec![String::new(), format!("rate {}", run.rate.text())];
     let seconds = run.seconds.max(1e-9);
@@ -235,6 +246,14 @@ fn run_lines(run: &Summary, acks: i16) -> Vec<String> {
         if !histogram.is_empty() {
             lines.push(format!("  {name:9}  {}", percentiles(histogram)));
         }
+    }
+    if run.total.assignments > 0 || run.total.commits > 0 {
+        lines.push(format!(
+            "  groups     {} assignments taken, {} commits, {} records behind at the end",
+            run.total.assignments,
+            run.total.commits,
+            run.lag(),
+        ));
     }
     if let Some(used) = run.broker {
         lines.push(format!(

@@ -1,4 +1,4 @@
-//! A Produce request's frame from batches, and the codes of its answer. Pure.
+//! Frames of requests: Produce from batches, with the codes of its answer, and any other. Pure.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -43,6 +43,16 @@ impl<'a> Codes<'a> {
         }
         None
     }
+}
+
+/// The frame of a request.
+pub fn framed<'q>(api: ApiKey, version: i16, correlation: i32, request: &impl Wire<'q>) -> Bytes {
+    let mut frame = BytesMut::zeroed(4);
+    RequestHeader { api, version, correlation, client_id: Some(CLIENT_ID) }.encode(&mut frame);
+    request.encode(&mut frame, api.context(version));
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame.freeze()
 }
 
 /// The frame of a Produce request in pieces, so that batches are not copied.

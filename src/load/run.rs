@@ -17,8 +17,9 @@ use super::options::{Mode, Plan, Rate};
 use super::payload::Pool;
 use super::producer::Shape;
 use super::recorder::{Interval, Phase};
+use super::scout::{self, Board};
 use super::summary::{Row, Summary};
-use super::target::Target;
+use super::target::{Target, forget_groups};
 use crate::client::failure::Failure;
 use crate::io::ring::{self, RingIo, signals};
 
@@ -78,9 +79,14 @@ pub fn run(
         run: (Random::new(seed).bits() >> 32) as u32,
     });
     let producers = usize::try_from(plan.producers).unwrap_or(usize::MAX);
-    let control = Arc::new(Control::new(cores, producers));
+    let board = Arc::new(Board::new(target.route.clone()));
+    scout::start(board.clone(), plan, &target.places)
+        .map_err(|error| Failure::Failed(format!("cannot start a thread: {error}")))?;
+    let members = if plan.is_grouped { plan.consumers } else { 0 };
+    let members = usize::try_from(members).unwrap_or(usize::MAX);
+    let control = Arc::new(Control::new(cores, producers, members, board.clone()));
     let (out, messages) = channel();
-    let (on_core, its_control) = (shape, control.clone());
+    let (on_core, its_control) = (shape.clone(), control.clone());
     let executors = ring::boot(&plan.cpus, ARENA_BYTES, move |io: RingIo| {
         run_core(io, on_core.clone(), its_control.clone(), out.clone())
     })
@@ -96,10 +102,15 @@ pub fn run(
     };
     let outcome = gather.all(&messages, &control, stop);
     control.interrupt();
+    board.end();
     for executor in executors {
         executor.join().map_err(|error| Failure::Failed(format!("a core failed: {error}")))?;
     }
     outcome?;
+    if plan.is_grouped && plan.group.is_none() {
+        let groups: Vec<String> = (0..plan.groups).map(|group| shape.group_id(group)).collect();
+        forget_groups(plan, &groups);
+    }
     let Gather { mut summary, ledger, watch, .. } = gather;
     summary.verdict = (plan.mode == Mode::Verify).then(|| ledger.verdict());
     summary.was_interrupted = stop.is_asked();

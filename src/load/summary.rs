@@ -102,6 +102,11 @@ impl Summary {
         }
     }
 
+    /// Records that were there and not read when the run ended.
+    pub fn lag(&self) -> u64 {
+        self.rows.last().map_or(0, |row| row.interval.lag)
+    }
+
     pub fn is_saturated(&self) -> bool {
         self.own_share() >= SATURATED
     }
@@ -138,6 +143,9 @@ impl Summary {
             "delivery_us": latency_json(&total.delivery),
             "lateness_us": latency_json(&total.lateness),
             "failed_records": total.failed,
+            "lag": self.lag(),
+            "assignments": total.assignments,
+            "commits": total.commits,
             "errors": total.errors,
             "verify": self.verdict.map(verdict_json),
             "generator": {

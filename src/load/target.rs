@@ -1,20 +1,33 @@
 //! What is settled with the broker before the cores start: topics, leaders, offsets, producer ids,
 //! versions. Blocking, on the main thread.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
 
 use super::options::{Plan, Start};
+use super::route::Route;
+use super::scout::{addresses, hosts};
 use crate::client::cluster::{
     Attempt, Cluster, EARLIEST, LATEST, REQUEST_TIME_MS, To, Topic, judge, persist,
 };
-use crate::client::connection::NEWEST;
+use crate::client::connection::{Manner, NEWEST};
 use crate::client::failure::{Failure, in_words};
-use crate::wire::api::{ApiKey, create_topics, describe_configs};
+use crate::wire::api::{ApiKey, create_topics, delete_groups, describe_configs};
 use crate::wire::error::ErrorCode;
 
 /// The newest versions of Produce and Fetch that name topics by name.
 const VERSION_WITH_NAMES: i16 = 12;
+/// What members of groups use, in versions that name topics by name.
+const GROUP_APIS: [(ApiKey, i16); 7] = [
+    (ApiKey::FindCoordinator, NEWEST),
+    (ApiKey::JoinGroup, NEWEST),
+    (ApiKey::SyncGroup, NEWEST),
+    (ApiKey::Heartbeat, NEWEST),
+    (ApiKey::LeaveGroup, NEWEST),
+    (ApiKey::OffsetCommit, 9),
+    (ApiKey::OffsetFetch, 9),
+];
 /// Kafka's number for brokers in requests about settings.
 const RESOURCE_BROKER: i8 = 4;
 /// Settings that say when a write is durable, of Corelog and of Apache Kafka.
@@ -27,8 +40,6 @@ pub struct Place {
     /// Index into `Target::topics`.
     pub topic: usize,
     pub partition: i32,
-    /// Index into `Target::brokers`.
-    pub leader: usize,
     /// Where consumers begin.
     pub start: i64,
     /// Where the partition ended before the run.
@@ -41,41 +52,58 @@ pub struct Target {
     pub topics: Vec<String>,
     /// In the order of topics, then partitions.
     pub places: Vec<Place>,
-    pub brokers: Vec<SocketAddr>,
+    /// Who leads them when the run begins.
+    pub route: Arc<Route>,
     pub produce_version: i16,
     pub fetch_version: i16,
+    /// Of all other APIs that the cores use.
+    pub versions: BTreeMap<ApiKey, i16>,
     /// Producer id and epoch of each producer, if they are idempotent.
     pub identities: Vec<(i64, i16)>,
     /// The broker's settings about durability, as far as it tells them.
     pub durability: BTreeMap<String, String>,
 }
 
+impl Target {
+    /// The version in which an API is used.
+    pub fn version(&self, api: ApiKey) -> i16 {
+        self.versions.get(&api).copied().unwrap_or(0)
+    }
+}
+
 /// Creates what is missing and asks for everything the cores need.
 pub fn settle(plan: &Plan) -> Result<Target, Failure> {
-    let mut cluster = Cluster::reach(&plan.bootstrap)?;
+    let mut cluster = Cluster::reach_in(&plan.bootstrap, manner(plan))?;
     let mut target = Target { topics: plan.topics.clone(), ..Target::default() };
-    let mut brokers = BTreeMap::new();
+    let mut leaders = Vec::new();
     for (index, name) in plan.topics.iter().enumerate() {
         let topic = ready_topic(&mut cluster, plan, name)?;
         let (starts, ends) = offsets(&mut cluster, plan, &topic)?;
         for partition in &topic.partitions {
-            let count = brokers.len();
-            let leader = *brokers.entry(partition.leader).or_insert(count);
+            leaders.push(partition.leader);
             let of = |offsets: &Offsets| offsets.get(&partition.index).copied();
             target.places.push(Place {
                 topic: index,
                 partition: partition.index,
-                leader,
                 start: of(&starts).unwrap_or(0),
                 end: of(&ends).unwrap_or(0),
             });
         }
     }
-    target.brokers = addresses(&cluster, &brokers)?;
-    let node = brokers.keys().next().copied().unwrap_or(0);
+    check_addresses(&cluster, &leaders)?;
+    target.route =
+        Arc::new(Route::default().next(&leaders, &addresses(&cluster)).with_hosts(hosts(&cluster)));
+    let node = leaders.iter().min().copied().unwrap_or(0);
     let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
     target.produce_version = version(ApiKey::Produce)?;
     target.fetch_version = version(ApiKey::Fetch)?;
+    if plan.consumers > 0 {
+        target.versions.insert(ApiKey::ListOffsets, version(ApiKey::ListOffsets)?);
+    }
+    for (api, newest) in GROUP_APIS.iter().filter(|_| plan.is_grouped) {
+        let version = cluster.with(To::Any, |c| c.version(*api, *newest))?;
+        target.versions.insert(*api, version);
+    }
     if plan.idempotent {
         for _ in 0..plan.producers {
             target.identities.push(cluster.new_producer()?);
@@ -83,6 +111,20 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
     }
     target.durability = durability(&mut cluster, node).unwrap_or_default();
     Ok(target)
+}
+
+/// Deletes groups that nobody asks for again; one that cannot be deleted is left to the broker.
+pub fn forget_groups(plan: &Plan, groups: &[String]) {
+    let Ok(mut cluster) = Cluster::reach_in(&plan.bootstrap, manner(plan)) else { return };
+    for group in groups {
+        let Ok(coordinator) = cluster.coordinator(group) else { return };
+        let request = delete_groups::Request { groups_names: vec![group] };
+        drop(cluster.call(coordinator, ApiKey::DeleteGroups, NEWEST, &request));
+    }
+}
+
+fn manner(plan: &Plan) -> Manner {
+    Manner { security: plan.security.clone(), ..Manner::default() }
 }
 
 /// The topic with a leader for each partition, created if it is missing.
@@ -155,24 +197,20 @@ fn offsets(
     Ok((starts, ends))
 }
 
-/// The brokers' addresses in the order of their indexes.
-fn addresses(
-    cluster: &Cluster,
-    brokers: &BTreeMap<i32, usize>,
-) -> Result<Vec<SocketAddr>, Failure> {
-    let mut by_index: Vec<(usize, i32)> = brokers.iter().map(|(id, at)| (*at, *id)).collect();
-    by_index.sort_unstable();
-    let find = |(_, id): (usize, i32)| {
-        let text = cluster.address(id).unwrap_or_default();
-        let found = text.to_socket_addrs().map_err(|error| in_words(&error));
-        let why = match found.map(|mut found| found.next()) {
-            Ok(Some(address)) => return Ok(address),
+/// Whether each leader can be reached by its name.
+fn check_addresses(cluster: &Cluster, leaders: &[i32]) -> Result<(), Failure> {
+    for id in leaders.iter().collect::<BTreeSet<_>>() {
+        let text = cluster.address(*id).unwrap_or_default();
+        let why = match text.to_socket_addrs().map(|mut found| found.next()) {
+            Ok(Some(_)) => continue,
             Ok(None) => "the name has no address".to_string(),
-            Err(why) => why,
+            Err(error) => in_words(&error),
         };
-        Err(Failure::Failed(format!("cannot find the address of broker {id}, `{text}`: {why}")))
-    };
-    by_index.into_iter().map(find).collect()
+        return Err(Failure::Failed(format!(
+            "cannot find the address of broker {id}, `{text}`: {why}"
+        )));
+    }
+    Ok(())
 }
 
 fn durability(cluster: &mut Cluster, node: i32) -> Result<BTreeMap<String, String>, Failure> {

@@ -1,5 +1,10 @@
 //! The producer's and the consumer's minds against a broker in memory, in virtual time.
 
+mod failover;
+mod groups;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +17,7 @@ use super::options::{Mode, Plan, Rate, Start};
 use super::payload::{Pool, Sizes};
 use super::producer::{Producer, Shape, Strange};
 use super::recorder::{Interval, Recorder};
+use super::route::Route;
 use super::target::{Place, Target};
 use crate::wire::api::{ApiKey, fetch, produce};
 use crate::wire::error::ErrorCode;
@@ -27,9 +33,13 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
     let plan = Plan {
         mode: Mode::Verify,
         bootstrap: String::new(),
+        security: Default::default(),
         producers: 1,
         consumers: 1,
         groups: 1,
+        is_grouped: false,
+        group: None,
+        commit_interval: Duration::from_secs(5),
         topics: vec!["t".to_string()],
         partitions: 1,
         replication: 1,
@@ -48,18 +58,24 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
         duration: Duration::from_secs(3),
         cpus: vec![0],
     };
-    let place = |partition| Place { topic: 0, partition, leader: 0, start: 0, end: 0 };
+    let place = |partition| Place { topic: 0, partition, start: 0, end: 0 };
     let target = Target {
         topics: plan.topics.clone(),
         places: (0..i32::try_from(places).expect("few")).map(place).collect(),
-        brokers: vec!["127.0.0.1:1".parse().expect("an address")],
+        route: Arc::new(Route::default().next(&vec![1; places], &brokers())),
         produce_version: VERSION,
         fetch_version: VERSION,
         identities: vec![(7, 0)],
+        versions: BTreeMap::from([(ApiKey::ListOffsets, 5)]),
         ..Target::default()
     };
     let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));
     Arc::new(Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 })
+}
+
+/// Brokers 1 and 2.
+fn brokers() -> BTreeMap<i32, SocketAddr> {
+    [1, 2].map(|id: u16| (i32::from(id), SocketAddr::from(([127, 0, 0, 1], id)))).into()
 }
 
 /// A broker that keeps batches by partition and insists on their sequence.
@@ -67,7 +83,10 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
 struct Broker {
     logs: Vec<Vec<Bytes>>,
     next_sequence: Vec<i32>,
+    epochs: Vec<i16>,
     ends: Vec<i64>,
+    /// The code that each partition answers with instead of storing.
+    refusals: Vec<ErrorCode>,
     requests: usize,
 }
 
@@ -76,6 +95,8 @@ impl Broker {
         Broker {
             logs: vec![Vec::new(); partitions],
             next_sequence: vec![0; partitions],
+            epochs: vec![0; partitions],
+            refusals: vec![ErrorCode::NONE; partitions],
             ends: vec![0; partitions],
             requests: 0,
         }
@@ -121,9 +142,21 @@ impl Broker {
         validate(batch).expect("a sound batch");
         let header = BatchHeader::read(batch).expect("whole");
         let at = usize::try_from(data.index).expect("a partition");
-        if header.base_sequence != self.next_sequence[at] {
+        if self.refusals[at].is_error() {
+            return self.refusals[at];
+        }
+        if header.producer_epoch < self.epochs[at] {
+            return ErrorCode::INVALID_PRODUCER_EPOCH;
+        }
+        let is_new = header.producer_epoch > self.epochs[at];
+        let next = if is_new { 0 } else { self.next_sequence[at] };
+        if header.base_sequence + header.count <= next {
+            return ErrorCode::NONE;
+        }
+        if header.base_sequence != next {
             return ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
         }
+        (self.epochs[at], self.next_sequence[at]) = (header.producer_epoch, next);
         let mut batch = batch.to_vec();
         stamp(&mut batch, self.ends[at], 0);
         self.next_sequence[at] += header.count;
@@ -177,7 +210,7 @@ fn drive(
             answers.push((at, broker.produce(&pieces, error)));
         }
         let next = answers.first().map(|(at, _)| *at);
-        let wake = [next, mind.next_wake(now)].into_iter().flatten().min();
+        let wake = [next, mind.next_wake(now, |_| true)].into_iter().flatten().min();
         now = wake.expect("there is always something to come").max(now + 1);
         while answers.first().is_some_and(|(at, _)| *at <= now) {
             let (_, frame) = answers.remove(0);
@@ -248,7 +281,8 @@ fn a_byte_that_changed_under_way_and_a_batch_that_is_gone_are_found() {
 }
 
 fn read_all(shape: &Arc<Shape>, broker: &Broker, ledger: &mut Ledger) -> Verdict {
-    let mut mind = Consumer::new(0, 0, shape.clone(), 0, &[0, 1, 2]);
+    let mut mind = Consumer::new(0, 0, shape.clone());
+    mind.assign(&[(0, 0), (1, 0), (2, 0)]);
     let mut recorder = Recorder::new(0, 0..3 * SECOND);
     assert!(!mind.request(0, 10).is_empty());
     let answer = mind.answer(0, &broker.fetch(), 9 * SECOND, &mut recorder, ledger);
@@ -272,7 +306,8 @@ fn strange_answers_are_no_answers() {
         let taken = mind.answer(0, strange, 11 * MILLI, &mut recorder, &mut ledger);
         assert_eq!(taken, Err(Strange));
     }
-    let mut reader = Consumer::new(0, 0, shape, 0, &[0]);
+    let mut reader = Consumer::new(0, 0, shape);
+    reader.assign(&[(0, 0)]);
     let _ = reader.request(0, 10);
     assert_eq!(reader.answer(0, &[0; 9], 0, &mut recorder, &mut ledger), Err(Strange));
 }

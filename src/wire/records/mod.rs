@@ -169,6 +169,15 @@ fn set_crc(batch: &mut [u8]) {
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
+/// Sets the producer's epoch and the first sequence number, and the CRC, which covers them. `batch`
+/// has a whole header.
+pub fn set_sequence(batch: &mut [u8], producer_epoch: i16, base_sequence: i32) {
+    batch[51..53].copy_from_slice(&producer_epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
+    let crc = crc(batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// The CRC-32C of a whole batch's covered bytes.
 pub fn crc(batch: &[u8]) -> u32 {
     let covered = batch.get(CRC_END..).unwrap_or_default();

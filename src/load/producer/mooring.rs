@@ -1,0 +1,154 @@
+//! How a producer's partitions change lanes, and how their batches are numbered anew.
+//!
+//!     on a lane ─ leader changed, batch given up ─► adrift ─ none in flight, a leader ─► on a lane
+//!
+//! Pure. Invariants P4 and P5 of the module above.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::{Batch, DELIVERY_NANOS_MAX, Lane, Producer};
+use crate::load::recorder::Recorder;
+use crate::load::route::{NOBODY, Route};
+use crate::wire::records::set_sequence;
+
+impl Producer {
+    /// The lane's broker cannot be reached.
+    pub fn unreached(&mut self) {
+        self.is_in_doubt = true;
+    }
+
+    /// Whether the route is in doubt since the last call.
+    pub fn doubts(&mut self) -> bool {
+        std::mem::take(&mut self.is_in_doubt)
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// Takes over newer metadata: partitions go to the lanes of their new leaders.
+    pub fn follow(&mut self, route: Arc<Route>, now: u64) {
+        let lanes = route.brokers().len().max(self.lanes.len());
+        self.lanes.resize_with(lanes, Lane::default);
+        let old = std::mem::replace(&mut self.route, route);
+        for place in 0..self.slots.len() {
+            if old.leader(place) != self.route.leader(place) {
+                self.cast_off(place);
+                self.moor(place, now);
+            }
+        }
+    }
+
+    /// Takes the partition off its lane.
+    fn cast_off(&mut self, place: usize) {
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        let lane_at = std::mem::replace(&mut slot.lane, NOBODY);
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return };
+        lane.full.retain(|other| *other != place);
+        lane.lingering.retain(|(other, ..)| *other != place);
+        let adrift = lane.again.extract_if(.., |_, batch| batch.place == place);
+        self.adrift.extend(adrift);
+    }
+
+    /// Gives a partition that is adrift to its leader's lane, if nothing keeps it.
+    pub(super) fn moor(&mut self, place: usize, now: u64) {
+        let leader = self.route.leader(place);
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        let is_adrift = slot.lane == NOBODY && slot.in_flight == 0;
+        let Some(lane) = self.lanes.get_mut(leader).filter(|_| is_adrift) else { return };
+        slot.lane = leader;
+        let was_empty = lane.again.is_empty();
+        lane.again.extend(self.adrift.extract_if(.., |_, batch| batch.place == place));
+        if was_empty {
+            lane.again_at = now;
+        }
+        let again = lane.again.values().find(|batch| batch.place == place);
+        if let Some(open) = &slot.open {
+            lane.lingering.push_back((place, open.order, open.ready));
+        }
+        if !slot.closed.is_empty() {
+            lane.full.push_back(place);
+        }
+        if std::mem::take(&mut slot.is_new_epoch) {
+            let first = again.or(slot.closed.front()).map(|batch| batch.first_sequence);
+            let open = slot.open.as_ref().map_or(0, |open| open.builder.count());
+            let open = u64::try_from(open).unwrap_or(0);
+            slot.base = first.unwrap_or(slot.next_sequence - open);
+        }
+    }
+
+    /// One batch of the partition is no longer in flight.
+    pub(super) fn landed(&mut self, place: usize) {
+        if let Some(slot) = self.slots.get_mut(place) {
+            slot.in_flight = slot.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Renumbers a batch that was numbered before the last new beginning.
+    pub(super) fn number_anew(&self, batch: &mut Batch) {
+        let (Some(slot), Some((_, epoch))) = (self.slots.get(batch.place), self.identity()) else {
+            return;
+        };
+        if batch.epoch == slot.epoch {
+            return;
+        }
+        batch.epoch = slot.epoch;
+        let sequence = number(batch.first_sequence, slot.base);
+        let mut bytes = BytesMut::from(std::mem::take(&mut batch.bytes));
+        set_sequence(&mut bytes, epoch.wrapping_add(slot.epoch), sequence);
+        batch.bytes = bytes.freeze();
+    }
+
+    /// Gives up repeated batches that are too old.
+    pub fn expire(&mut self, now: u64, recorder: &mut Recorder) {
+        let mut old: Vec<Batch> = Vec::new();
+        for again in self.lanes.iter_mut().map(|lane| &mut lane.again).chain([&mut self.adrift]) {
+            old.extend(again.extract_if(.., |_, batch| batch.is_old(now)).map(|(_, batch)| batch));
+        }
+        for batch in old {
+            let place = batch.place;
+            recorder.error("DELIVERY_TIMEOUT");
+            self.give_up(batch, recorder);
+            self.moor(place, now);
+        }
+    }
+
+    /// Gives up a batch in the middle of the run: an idempotent producer goes on with a new epoch,
+    /// as the broker takes no number behind a hole.
+    pub(super) fn give_up(&mut self, batch: Batch, recorder: &mut Recorder) {
+        let place = batch.place;
+        self.fail(batch, recorder);
+        if !self.shape.plan.idempotent {
+            return;
+        }
+        self.cast_off(place);
+        if let Some(slot) = self.slots.get_mut(place) {
+            slot.epoch = slot.epoch.wrapping_add(1);
+            slot.is_new_epoch = true;
+        }
+        let is_uncertain = |batch: &Batch| batch.place == place && batch.is_uncertain;
+        let uncertain = self.adrift.extract_if(.., |_, batch| is_uncertain(batch));
+        for batch in uncertain.map(|(_, batch)| batch).collect::<Vec<_>>() {
+            self.fail(batch, recorder);
+        }
+    }
+
+    /// Whether the numbering began anew while the batch was in flight.
+    pub(super) fn is_outdated(&self, batch: &Batch) -> bool {
+        self.slots.get(batch.place).is_some_and(|slot| slot.epoch != batch.epoch)
+    }
+}
+
+impl Batch {
+    pub(super) fn is_old(&self, now: u64) -> bool {
+        let oldest = self.times.first().map_or(now, |(time, _)| *time);
+        now.saturating_sub(oldest) > DELIVERY_NANOS_MAX
+    }
+}
+
+/// A sequence number on the wire: they go on with 0 after the largest one.
+pub(super) fn number(sequence: u64, base: u64) -> i32 {
+    i32::try_from(sequence.saturating_sub(base) % (1 << 31)).unwrap_or(0)
+}
