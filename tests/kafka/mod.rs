@@ -60,7 +60,9 @@ impl Kafka {
         let address = |port| format!("127.0.0.1:{port}");
         let mut kafka = Kafka { child, plain: address(plain), secure: address(secure), folder };
         let patience = Instant::now() + Duration::from_secs(120);
-        while TcpStream::connect(&kafka.secure).is_err() {
+        // It opens its listeners one after the other.
+        let is_closed = |address: &String| TcpStream::connect(address).is_err();
+        while is_closed(&kafka.plain) || is_closed(&kafka.secure) {
             assert_eq!(kafka.child.try_wait().expect("a child"), None, "Kafka ended");
             assert!(Instant::now() < patience, "Kafka does not listen");
             std::thread::sleep(Duration::from_millis(100));
