@@ -312,10 +312,15 @@ impl<I: Io> Journal<I> {
 
     /// Returns the durable position once it is beyond `than`.
     pub async fn durable_after(&self, than: Position) -> Result<Position, Poisoned> {
+        self.once(|state| (state.durable > than).then_some(state.durable)).await
+    }
+
+    /// Returns what `look` finds as soon as it finds something.
+    async fn once<T>(&self, look: impl Fn(&State<I>) -> Option<T>) -> Result<T, Poisoned> {
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
-            if state.durable > than {
-                return Poll::Ready(Ok(state.durable));
+            if let Some(found) = look(&state) {
+                return Poll::Ready(Ok(found));
             }
             if let Some(poisoned) = &state.poisoned {
                 return Poll::Ready(Err(poisoned.clone()));
@@ -339,21 +344,7 @@ impl<I: Io> Journal<I> {
 
     /// Returns when `position` survives a power loss: after it is durable in mode `replicated`.
     pub async fn wait_flushed(&self, position: Position) -> Result<(), Poisoned> {
-        poll_fn(|context| {
-            let mut state = self.inner.state.borrow_mut();
-            if state.flushed.sequence >= position.0 {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(poisoned) = &state.poisoned {
-                return Poll::Ready(Err(poisoned.clone()));
-            }
-            if state.closed {
-                return Poll::Ready(Err(Poisoned(CLOSED.into())));
-            }
-            state.watch(context.waker());
-            Poll::Pending
-        })
-        .await
+        self.once(|state| (state.flushed.sequence >= position.0).then_some(())).await
     }
 
     /// Whether `close` has run to its end; `durable_after` then fails without a failed disk.

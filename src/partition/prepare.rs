@@ -54,15 +54,12 @@ fn level(codec: Codec, config: &TopicConfig) -> Option<i32> {
 impl<I: Io> Owner<I> {
     /// Whether a request has to wait: one of its batches must be opened, or comes behind one.
     pub(super) fn must_wait(&self, parts: &[ProducePart]) -> bool {
+        let image = self.image();
         parts.iter().any(|part| {
-            self.turns.is_taken(part.partition) || {
-                let image = self.image();
-                let topic = image.topic_by_number(part.partition.topic);
-                let codec = BatchHeader::read(&part.records).and_then(|header| header.codec());
-                topic
-                    .zip(codec)
-                    .is_some_and(|(topic, codec)| is_to_open(codec, &self.topic_config(topic)))
-            }
+            let topic = image.topic_by_number(part.partition.topic);
+            let codec = BatchHeader::read(&part.records).and_then(|header| header.codec());
+            let opens = |(topic, codec)| is_to_open(codec, &self.topic_config(topic));
+            self.turns.is_taken(part.partition) || topic.zip(codec).is_some_and(opens)
         })
     }
 
