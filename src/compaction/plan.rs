@@ -74,6 +74,7 @@ pub fn groups(segments: &[Segment], end: Offset, segment_bytes: u64) -> Vec<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::Home;
 
     const POLICY: Policy = Policy { min_lag_ms: 0, dirty_ratio: 0.5, segment_bytes: 250 };
 
@@ -85,7 +86,7 @@ mod tests {
             bytes: 100,
             max_timestamp: at,
             begun: 0,
-            generation: 0,
+            home: Home::NEW,
         };
         (0..count).map(segment).collect()
     }

@@ -81,10 +81,10 @@ impl<F> Files<F> {
         self.ends.insert(number, end);
     }
 
-    /// The oldest file that holds something needed, and the address at which its groups end; none
-    /// while that is the one being written.
-    pub fn oldest_left(&self) -> Option<(u64, u64)> {
-        let (number, _) = self.open.range(self.first_needed..).next()?;
+    /// The oldest file from `number` on that holds something needed, and the address at which its
+    /// groups end; none while that is the one being written.
+    pub fn oldest_left(&self, number: u64) -> Option<(u64, u64)> {
+        let (number, _) = self.open.range(self.first_needed.max(number)..).next()?;
         self.ends.get(number).map(|end| (*number, *end))
     }
 

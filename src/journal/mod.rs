@@ -402,7 +402,12 @@ impl<I: Io> Journal<I> {
     /// The oldest file that holds something needed, to be read again; none while that is the one
     /// being written.
     pub fn oldest(&self) -> Option<Rereading<I>> {
-        reread::oldest(&self.inner)
+        reread::left_from(&self.inner, 0)
+    }
+
+    /// As `oldest`, of the files that begin at or above `address`.
+    pub fn left_from(&self, address: u64) -> Option<Rereading<I>> {
+        reread::left_from(&self.inner, address)
     }
 
     /// Says whether old files are being made free: appenders then wait for a full journal instead

@@ -31,12 +31,13 @@ pub struct Rereading<I: Io> {
     window: Window,
 }
 
-/// The oldest file that holds something needed, if the head has left it.
-pub fn oldest<I: Io>(inner: &Rc<Inner<I>>) -> Option<Rereading<I>> {
+/// The oldest file at or above `address` that holds something needed, if the head has left it.
+pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<I>> {
     let (number, end) = {
         let state = inner.state.borrow();
+        let from = address / inner.settings.file_bytes;
         // Its last groups may still be on their way to the disk.
-        state.files.oldest_left().filter(|(_, end)| *end <= state.written.end)?
+        state.files.oldest_left(from).filter(|(_, end)| *end <= state.written.end)?
     };
     let address = number * inner.settings.file_bytes;
     Some(Rereading { inner: inner.clone(), number, address, end, window: Window::default() })

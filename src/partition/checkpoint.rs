@@ -4,8 +4,9 @@
 //! What is appended last counts, and holds all that was known at that moment: of what stood before
 //! it in the journal only the records are still needed.
 //!
-//! Version 2 is version 1 with what compaction has done; it is written only where there is that, so
-//! that an older program still opens a node which never compacted anything.
+//! Version 2 is version 1 with what compaction has done, version 3 is version 2 with the places of
+//! segments that share files; each is written only where there is that, so that an older program
+//! still opens a node which never did it.
 //!
 //! Invariants
 //!   K1  A struct of a published version is never changed; a new version is a new struct beside it.
@@ -17,12 +18,13 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::base::ids::Offset;
 use crate::producer::{Producers, Remembered};
-use crate::segment::Segment;
+use crate::segment::{Home, Segment};
 
 use super::log::EpochStart;
 
 const VERSION_PLAIN: u8 = 1;
-const VERSION: u8 = 2;
+const VERSION_COMPACTED: u8 = 2;
+const VERSION: u8 = 3;
 
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +54,13 @@ struct CheckpointV2 {
     cleaned: i64,
     /// Of the segments, in their order.
     generations: Vec<u32>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+struct CheckpointV3 {
+    compacted: CheckpointV2,
+    /// Of the segments, in their order: the number of the pack, or 0, and the position in it.
+    packs: Vec<(u32, u64)>,
 }
 
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -122,14 +131,17 @@ impl Checkpoint {
     /// The journal form.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
         let plain = self.plain();
-        let generations: Vec<u32> =
-            self.segments.iter().map(|segment| segment.generation).collect();
+        let generations: Vec<u32> = self.segments.iter().map(Segment::generation).collect();
+        let packs: Vec<(u32, u64)> = self.segments.iter().map(pack_of).collect();
         let is_plain = self.cleaned == 0 && generations.iter().all(|generation| *generation == 0);
-        let (version, archive) = if is_plain {
+        let compacted = |plain| CheckpointV2 { plain, cleaned: self.cleaned, generations };
+        let (version, archive) = if packs.iter().any(|(number, _)| *number > 0) {
+            let whole = CheckpointV3 { compacted: compacted(plain), packs };
+            (VERSION, rkyv::to_bytes::<Error>(&whole))
+        } else if is_plain {
             (VERSION_PLAIN, rkyv::to_bytes::<Error>(&plain))
         } else {
-            let whole = CheckpointV2 { plain, cleaned: self.cleaned, generations };
-            (VERSION, rkyv::to_bytes::<Error>(&whole))
+            (VERSION_COMPACTED, rkyv::to_bytes::<Error>(&compacted(plain)))
         };
         let archive = archive.map_err(|error| error.to_string())?;
         let mut bytes = Vec::with_capacity(archive.len() + 1);
@@ -151,14 +163,24 @@ impl Checkpoint {
         let mut aligned = AlignedVec::<16>::with_capacity(archive.len());
         aligned.extend_from_slice(archive);
         let malformed = |error: Error| format!("a checkpoint is malformed: {error}");
-        let whole = if *version == VERSION_PLAIN {
-            let plain = rkyv::from_bytes::<CheckpointV1, Error>(&aligned).map_err(malformed)?;
-            let generations = vec![0; plain.segments.len()];
-            CheckpointV2 { plain, cleaned: 0, generations }
-        } else {
-            rkyv::from_bytes::<CheckpointV2, Error>(&aligned).map_err(malformed)?
+        let mut whole = match *version {
+            VERSION_PLAIN => {
+                let plain = rkyv::from_bytes::<CheckpointV1, Error>(&aligned).map_err(malformed)?;
+                let generations = vec![0; plain.segments.len()];
+                let compacted = CheckpointV2 { plain, cleaned: 0, generations };
+                CheckpointV3 { compacted, packs: Vec::new() }
+            }
+            VERSION_COMPACTED => {
+                let compacted = rkyv::from_bytes::<CheckpointV2, Error>(&aligned);
+                CheckpointV3 { compacted: compacted.map_err(malformed)?, packs: Vec::new() }
+            }
+            _ => rkyv::from_bytes::<CheckpointV3, Error>(&aligned).map_err(malformed)?,
         };
-        let is_whole = whole.generations.len() == whole.plain.segments.len();
+        let count = whole.compacted.plain.segments.len();
+        if *version < VERSION {
+            whole.packs = vec![(0, 0); count];
+        }
+        let is_whole = whole.compacted.generations.len() == count && whole.packs.len() == count;
         let checkpoint = Checkpoint::from(whole);
         if is_whole && checkpoint.is_sound() {
             Ok(checkpoint)
@@ -169,7 +191,7 @@ impl Checkpoint {
 
     fn plain(&self) -> CheckpointV1 {
         let segments = self.segments.iter().map(|segment| {
-            let Segment { base, next, bytes, max_timestamp, begun, generation: _ } = *segment;
+            let Segment { base, next, bytes, max_timestamp, begun, home: _ } = *segment;
             SegmentV1 { base, next, bytes, max_timestamp, begun }
         });
         CheckpointV1 {
@@ -192,12 +214,24 @@ impl Checkpoint {
     }
 }
 
-impl From<CheckpointV2> for Checkpoint {
-    fn from(whole: CheckpointV2) -> Checkpoint {
-        let CheckpointV2 { plain, cleaned, generations } = whole;
-        let segments = plain.segments.iter().zip(generations).map(|(segment, generation)| {
+/// The number of the pack that a segment is in, or 0, and its position there.
+fn pack_of(segment: &Segment) -> (u32, u64) {
+    match segment.home {
+        Home::File { .. } => (0, 0),
+        Home::Pack { number, position } => (number, position),
+    }
+}
+
+impl From<CheckpointV3> for Checkpoint {
+    fn from(whole: CheckpointV3) -> Checkpoint {
+        let CheckpointV3 { compacted: CheckpointV2 { plain, cleaned, generations }, packs } = whole;
+        let homes = generations.into_iter().zip(packs).map(|(generation, pack)| match pack {
+            (0, _) => Home::File { generation },
+            (number, position) => Home::Pack { number, position },
+        });
+        let segments = plain.segments.iter().zip(homes).map(|(segment, home)| {
             let SegmentV1 { base, next, bytes, max_timestamp, begun } = *segment;
-            Segment { base, next, bytes, max_timestamp, begun, generation }
+            Segment { base, next, bytes, max_timestamp, begun, home }
         });
         Checkpoint {
             log_start: plain.log_start,
@@ -222,7 +256,7 @@ mod tests {
             bytes: 100,
             max_timestamp: 7,
             begun: 9,
-            generation: 0,
+            home: Home::NEW,
         };
         let mut producers = Producers::default();
         let claim = Claim { producer_id: 5, epoch: 1, first_sequence: 0, last_sequence: 9 };
@@ -235,7 +269,14 @@ mod tests {
     fn compacted() -> Checkpoint {
         let mut checkpoint = some();
         checkpoint.cleaned = 10;
-        checkpoint.segments[0].generation = 4;
+        checkpoint.segments[0].home = Home::File { generation: 4 };
+        checkpoint
+    }
+
+    /// As `compacted`, with a segment in a pack.
+    fn packed() -> Checkpoint {
+        let mut checkpoint = compacted();
+        checkpoint.segments[1].home = Home::Pack { number: 9, position: 70_000 };
         checkpoint
     }
 
@@ -251,9 +292,10 @@ mod tests {
             &checkpoint.producers(),
         );
         assert_eq!(again, checkpoint);
-        let compacted = compacted();
-        let body = compacted.encode().expect("encodable");
-        assert_eq!(Checkpoint::decode(&body), Ok(compacted));
+        for checkpoint in [compacted(), packed()] {
+            let body = checkpoint.encode().expect("encodable");
+            assert_eq!(Checkpoint::decode(&body), Ok(checkpoint));
+        }
     }
 
     /// Version 1 is on users' disks: these bytes must decode for ever.
@@ -270,6 +312,13 @@ mod tests {
         assert_eq!((body[0], body.len(), crc32fast::hash(&body)), (2, 225, 2_837_697_271));
     }
 
+    /// And version 3.
+    #[test]
+    fn the_bytes_of_version_three_are_frozen() {
+        let body = packed().encode().expect("encodable");
+        assert_eq!((body[0], body.len(), crc32fast::hash(&body)), (3, 265, 2_400_357_508));
+    }
+
     const GOLDEN_LENGTH: usize = 201;
     const GOLDEN_CRC: u32 = 1_942_779_931;
 
@@ -277,7 +326,8 @@ mod tests {
     fn damaged_checkpoints_are_refused_or_decode_without_panic() {
         assert!(Checkpoint::decode(&[]).is_err());
         assert!(Checkpoint::decode(&[9]).is_err_and(|why| why.contains("version 9")));
-        for body in [some(), compacted()].map(|checkpoint| checkpoint.encode().expect("encodable"))
+        for body in [some(), compacted(), packed()]
+            .map(|checkpoint| checkpoint.encode().expect("encodable"))
         {
             for length in 1..body.len() {
                 let _ = Checkpoint::decode(&body[..length]);

@@ -84,6 +84,7 @@ impl<I: Io> Owner<I> {
                     topic.0
                 );
             }
+            self.tend.wake();
         }
     }
 
@@ -95,6 +96,7 @@ impl<I: Io> Owner<I> {
             }
             self.io.cede().await;
         }
+        self.tend.wake();
     }
 
     /// Deletes what one partition keeps no longer.

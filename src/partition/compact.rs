@@ -7,10 +7,9 @@
 //! Lives on: every core, one task, one partition at a time.  Talks to: `segment`, `journal`.
 //!
 //! What is only in the journal and what is in the active segment, the last one, is not compacted.
-//! Both are bounded: the journal holds less than 64 KiB of a partition that is carried on in it,
-//! any other's records go into segments as their file is drained; the active segment is closed at
-//! `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`. So
-//! `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
+//! Both are bounded: records go into segments as their journal file is drained; the active segment
+//! is closed at `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`.
+//! So `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
 //! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves,
 //! so that they are compacted within about twice that time.
 //!
@@ -38,7 +37,7 @@ use crate::base::time::Instant;
 use crate::compaction::{Dirty, Fate, Filter, OffsetMap, Policy, groups, look, note};
 use crate::config::TopicConfig;
 use crate::io::Io;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Home, Segment, SegmentId};
 use crate::wire::records::{self, BatchHeader, Codec};
 
 /// Bytes that are read at a time, and that are collected before they are written.
@@ -135,7 +134,7 @@ impl<I: Io> Owner<I> {
         let log = log.borrow();
         let image = self.image();
         let Some(topic) = image.topic_by_number(log.id().topic) else { return false };
-        let was_compacted = log.segments().iter().any(|segment| segment.generation > 0);
+        let was_compacted = log.segments().iter().any(|segment| segment.generation() > 0);
         was_compacted || self.topic_config(topic).is_compacted
     }
 
@@ -457,9 +456,10 @@ impl Output {
     fn of(group: &[Segment]) -> Output {
         let first = group.first().copied();
         let last = group.last().copied();
-        let (base, generation) = first.map_or((0, 0), |first| (first.base, first.generation + 1));
+        let (base, generation) = first.map_or((0, 0), |first| (first.base, first.generation() + 1));
         let (next, begun) = last.map_or((0, 0), |last| (last.next, last.begun));
-        let segment = Segment { base, next, bytes: 0, max_timestamp: -1, begun, generation };
+        let home = Home::File { generation };
+        let segment = Segment { base, next, bytes: 0, max_timestamp: -1, begun, home };
         Output { segment, pieces: Vec::new(), bytes: 0, is_changed: group.len() > 1 }
     }
 

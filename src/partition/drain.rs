@@ -1,24 +1,27 @@
-//! Draining: the oldest journal file's records move into segments, or ahead in the journal while
-//! they are few, until nothing in the file is needed and it is used again.
+//! Draining: the records of the oldest journal files move into segments until nothing in the files
+//! is needed and they are used again.
 //!
-//!     | file 7: a a b c a ... | ... | file 12: head ► |
-//!           │ │ │ └── c is small: carried on ────────►│ c, checkpoint of c
-//!           └─┴─┴──► a's segment, b's segment, synced ►│ checkpoints of a and b
+//!     | file 7: a a b c a ... | file 8: a c ... | ... | file 12: head ► |
+//!           │ │ │ └──────────────── b and c are small: one piece each of a pack (`pack`)
+//!           └─┴─┴── a's segment, synced ──────────► checkpoints of a, then of b and c
+//!
+//! Several files are drained at a time, a batch, because what a small partition costs (a place in
+//! the pack, a checkpoint) is paid once for all of them.
 //!
 //! Lives on: every core, one task.  Talks to: `journal`, `segment`.
 //!
 //! Invariants
 //!   D1  A file is released only when everything in it that counts is durable elsewhere: records in
-//!       a synced segment that a durable checkpoint names, or in a newer group; a newer checkpoint
-//!       of every partition named in it; the metadata as a whole.
+//!       a synced segment that a durable checkpoint names; a newer checkpoint of every partition
+//!       named in it; the metadata as a whole.
 //!   D2  A segment takes a partition's records in the order of their offsets, settled ones only.
 //!   D3  What is deleted or expired by then is not written again.
-//!   D4  Memory is bounded by one stretch of the file.
-//!   D5  One drain, clean-up or compaction at a time changes a core's segments.
+//!   D4  Memory is bounded by one stretch of the file and one run of small partitions' records.
+//!   D5  One drain, clean-up, compaction or merge of packs at a time changes a core's segments.
 //!   D6  A checkpoint holds everything that was appended before it, and every change of segments
 //!       that was recorded before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,46 +29,62 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::checkpoint::Checkpoint;
+use super::pack::Small;
 use super::{Extent, Log, Owner, PartitionLog};
 use crate::base::ids::{Offset, PartitionId};
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::{
-    Appended, Entry, EntryKind, Location, NO_PARTITION, Position, Refusal, Reread,
+    Appended, Entry, EntryKind, NO_PARTITION, Position, Refusal, Reread, Rereading,
 };
 use crate::metadata;
-use crate::segment::{Segment, SegmentId};
+use crate::segment::{Home, Segment, SegmentId};
 
 /// Bytes of records that are moved at a time.
 const STRETCH_BYTES: usize = 8 << 20;
-/// A partition with less than this in the journal stays there: a file of its own would cost more.
-const SMALL_BYTES: u64 = 64 << 10;
-/// What may be carried on altogether, as a share of the journal.
-const CARRIED_SHARE: u64 = 4;
+/// The most that a batch drains, as a share of the journal, and in bytes.
+const BATCH_SHARE: u64 = 4;
+const BATCH_BYTES_MAX: u64 = 512 << 20;
+/// A journal filled to more than this many eighths waits for no larger batch.
+const PRESSING_EIGHTHS: u64 = 7;
+/// A partition with less than this in a batch gets no file of its own: at most this, and at most
+/// this share of the batch.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+const SMALL_SHARE: u64 = 64;
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether appended records have settled.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+/// Checkpoints that are written before others have their turn.
+pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
 /// Topics in one entry of the metadata's copy.
 const COMMANDS_MAX: usize = 500;
 /// The largest relative offset that readers of segments take.
 const SPAN_MAX: Offset = i32::MAX as Offset;
 
 /// One partition's share of a stretch: the records found in it, by base offset.
-type Share = BTreeMap<Offset, Reread>;
+pub(super) type Share = BTreeMap<Offset, Reread>;
+
+/// Files that are drained together.
+struct Batch {
+    /// Everything from here on is left for the next batch.
+    limit: u64,
+    /// What was drained ends here.
+    end: u64,
+    touched: BTreeSet<PartitionId>,
+    holds_metadata: bool,
+    large: BTreeMap<PartitionId, Share>,
+    large_bytes: usize,
+    small: Small,
+    /// Whether a partition is small, of those that were met.
+    is_small: HashMap<PartitionId, bool>,
+}
 
 /// A partition whose records are in segments, not yet recorded.
 struct Moved {
     log: Log,
     segments: Vec<Segment>,
     hot_start: Offset,
-}
-
-/// Records that stand further ahead in the journal now.
-struct Carried {
-    log: Log,
-    base: Offset,
-    location: Location,
 }
 
 /// Drains whenever half of the journal is in use, until the journal ends.
@@ -102,6 +121,22 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     }
 }
 
+impl Batch {
+    /// A batch that begins with the file that ends at `first_end`, and drains so many bytes.
+    fn of(first_end: u64, bytes: u64, file_bytes: u64) -> Batch {
+        Batch {
+            limit: first_end - file_bytes + bytes,
+            end: first_end,
+            touched: BTreeSet::new(),
+            holds_metadata: false,
+            large: BTreeMap::new(),
+            large_bytes: 0,
+            small: Small::default(),
+            is_small: HashMap::new(),
+        }
+    }
+}
+
 impl<I: Io> Owner<I> {
     pub(super) fn is_ending(&self) -> bool {
         self.stopping.get() || self.journal.is_closed() || self.journal.poisoned().is_some()
@@ -112,58 +147,130 @@ impl<I: Io> Owner<I> {
         used * 2 > most
     }
 
-    /// Makes the oldest file free; false if that is the one being written.
+    /// Makes the oldest files free; false if there is none but the one being written.
     async fn drain_oldest(&self) -> io::Result<bool> {
         let Some(mut file) = self.journal.oldest() else { return Ok(false) };
-        let end = file.file_end();
-        let mut touched = BTreeSet::new();
-        let mut holds_metadata = false;
-        let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
-        let mut bytes = 0;
-        let mut passed = 0;
-        while let Some(group) = file.next().await? {
-            for found in group {
-                let id = found.entry.partition;
-                match found.entry.kind {
-                    EntryKind::Metadata => holds_metadata = true,
-                    EntryKind::LogStart | EntryKind::Checkpoint => drop(touched.insert(id)),
-                    EntryKind::Batches | EntryKind::Carried => {
-                        touched.insert(id);
-                        if found.entry.kind == EntryKind::Carried {
-                            passed += found.body.len() as u64;
-                        }
-                        if self.counts(id, &found) {
-                            bytes += found.body.len();
-                            shares.entry(id).or_default().insert(found.entry.base_offset, found);
-                        }
-                    }
-                }
+        let file_bytes = self.journal.file_bytes();
+        let mut batch = Batch::of(file.file_end(), file_bytes * self.batch_files(), file_bytes);
+        let mut outcome = Ok(());
+        loop {
+            outcome = outcome.and(self.drain_file(&mut file, &mut batch).await);
+            batch.end = file.file_end();
+            let is_enough = batch.small.is_empty() || batch.end >= batch.limit;
+            if outcome.is_err() || is_enough || self.is_pressed() {
+                break;
             }
-            if bytes >= STRETCH_BYTES {
-                self.move_stretch(std::mem::take(&mut shares)).await?;
-                bytes = 0;
+            match self.journal.left_from(batch.end) {
+                Some(next) => file = next,
+                None => break,
             }
         }
-        self.move_stretch(shares).await?;
+        let outcome = match outcome {
+            Ok(()) => self.end_batch(&mut batch).await,
+            outcome => outcome,
+        };
+        batch.small.give_up(&self.store);
+        outcome?;
+        self.tend.wake();
+        Ok(true)
+    }
+
+    /// Files that are drained together.
+    fn batch_files(&self) -> u64 {
+        let (_, most) = self.journal.fill();
+        let within = BATCH_BYTES_MAX / self.journal.file_bytes();
+        (most / BATCH_SHARE).min(within).max(1)
+    }
+
+    /// Whether appenders will soon wait for the batch to end.
+    fn is_pressed(&self) -> bool {
+        let (used, most) = self.journal.fill();
+        used * 8 > most * PRESSING_EIGHTHS
+    }
+
+    /// Moves what counts in a file, or sets it aside for the pack.
+    async fn drain_file(&self, file: &mut Rereading<I>, batch: &mut Batch) -> io::Result<()> {
+        while let Some(group) = file.next().await? {
+            for found in group {
+                self.sort(found, batch);
+            }
+            if batch.large_bytes >= STRETCH_BYTES {
+                batch.large_bytes = 0;
+                self.move_stretch(std::mem::take(&mut batch.large)).await?;
+            }
+            if batch.small.is_run(&self.arena) {
+                self.write_run(&mut batch.small).await?;
+            }
+        }
+        batch.large_bytes = 0;
+        self.move_stretch(std::mem::take(&mut batch.large)).await
+    }
+
+    /// Puts what was found in a file with its like.
+    fn sort(&self, found: Reread, batch: &mut Batch) {
+        let id = found.entry.partition;
+        match found.entry.kind {
+            EntryKind::Metadata => batch.holds_metadata = true,
+            EntryKind::LogStart | EntryKind::Checkpoint => drop(batch.touched.insert(id)),
+            EntryKind::Batches | EntryKind::Carried => {
+                batch.touched.insert(id);
+                if !self.counts(id, &found) {
+                    return;
+                }
+                let limit = batch.limit;
+                let is_small = || self.is_small(id, limit);
+                if *batch.is_small.entry(id).or_insert_with(is_small) {
+                    batch.small.take(found);
+                } else {
+                    batch.large_bytes += found.body.len();
+                    batch.large.entry(id).or_default().insert(found.entry.base_offset, found);
+                }
+            }
+        }
+    }
+
+    /// Whether a partition has too little in the journal below `limit` for a file of its own.
+    fn is_small(&self, id: PartitionId, limit: u64) -> bool {
+        let bytes = self.journal.file_bytes() * self.batch_files();
+        let most = SMALL_BYTES_MAX.min(bytes / SMALL_SHARE);
+        self.log(id).is_some_and(|log| log.borrow().hot_bytes_below(limit) < most)
+    }
+
+    /// Records what the batch's pack holds, and everything else that is needed of its files; then
+    /// they are free.
+    async fn end_batch(&self, batch: &mut Batch) -> io::Result<()> {
+        self.record_small(&mut batch.small).await?;
         let mut last = None;
-        if holds_metadata {
+        for id in &batch.touched {
+            // Something else has moved a part of what the pack took.
+            let left = self.log(*id).and_then(|log| {
+                let through = log.borrow().last_below(batch.end)?;
+                Some((log, through))
+            });
+            if let Some((log, through)) = left {
+                self.drain_partition(&log, through).await?;
+            }
+        }
+        if batch.holds_metadata {
             last = last.max(self.copy_metadata().await?);
         }
         {
             // Whoever else changes segments records that first (D6).
             let _turn = self.storage_turn.lock().await;
-            for id in touched {
-                last = last.max(self.checkpoint_again(id, end).await?);
+            for (id, count) in batch.touched.iter().zip(1_u32..) {
+                last = last.max(self.checkpoint_again(*id, batch.end).await?);
+                if count.is_multiple_of(CHECKPOINTS_PER_TURN) {
+                    self.io.cede().await;
+                }
             }
         }
         self.await_durable(last).await?;
-        self.journal.release(end);
-        self.carried_bytes.set(self.carried_bytes.get().saturating_sub(passed));
-        Ok(true)
+        self.journal.release(batch.end);
+        Ok(())
     }
 
     /// Whether records found in a file are those that the partition's state means.
-    fn counts(&self, id: PartitionId, found: &Reread) -> bool {
+    pub(super) fn counts(&self, id: PartitionId, found: &Reread) -> bool {
         let extent = self.log(id).and_then(|log| log.borrow().extent(found.entry.base_offset));
         extent.is_some_and(|extent| extent.location == found.location)
     }
@@ -175,26 +282,17 @@ impl<I: Io> Owner<I> {
             return Err(io::Error::other("the node is stopping"));
         }
         let mut moved = Vec::new();
-        let mut carried = Vec::new();
-        let mut last = None;
         let mut files = BTreeSet::new();
         for (id, mut share) in shares {
             let Some(log) = self.log(id) else { continue };
             share.retain(|_, found| self.counts(id, found));
             let Some(through) = share.keys().next_back().copied() else { continue };
-            let bytes: u64 = share.values().map(|found| found.body.len() as u64).sum();
-            if self.is_to_carry(&log, bytes) {
-                for (base, found) in share {
-                    let appended = self.carry(&found).await?;
-                    last = last.max(Some(appended.position));
-                    carried.push(Carried { log: log.clone(), base, location: appended.location });
-                }
-            } else if let Some(done) = self.fill_segments(&log, through, share, &mut files).await? {
+            if let Some(done) = self.fill_segments(&log, through, share, &mut files).await? {
                 moved.push(done);
             }
             self.io.cede().await;
         }
-        self.record(moved, carried, files, last).await
+        self.record(moved, files).await
     }
 
     /// Moves a partition's records up to the entry that begins at `through` into its segments.
@@ -205,17 +303,11 @@ impl<I: Io> Owner<I> {
         }
         let mut files = BTreeSet::new();
         let moved = self.fill_segments(log, through, Share::new(), &mut files).await?;
-        self.record(moved.into_iter().collect(), Vec::new(), files, None).await
+        self.record(moved.into_iter().collect(), files).await
     }
 
     /// Makes what was moved durable, and has the partitions read it from there.
-    async fn record(
-        &self,
-        moved: Vec<Moved>,
-        carried: Vec<Carried>,
-        files: BTreeSet<SegmentId>,
-        mut last: Option<Position>,
-    ) -> io::Result<()> {
+    async fn record(&self, moved: Vec<Moved>, files: BTreeSet<SegmentId>) -> io::Result<()> {
         for file in files {
             self.store.sync(file).await?;
         }
@@ -223,6 +315,7 @@ impl<I: Io> Owner<I> {
         // attempt must not write what it names once more.
         let mut recorded = Vec::new();
         let mut outcome = Ok(());
+        let mut last = None;
         for done in moved {
             let of = |log: &PartitionLog| log.checkpoint(&done.segments, done.hot_start);
             match self.append_checkpoint(&done.log, of).await {
@@ -237,26 +330,10 @@ impl<I: Io> Owner<I> {
             }
         }
         self.await_durable(last).await?;
-        for Carried { log, base, location } in carried {
-            log.borrow_mut().relocate(base, location);
-        }
         for Moved { log, segments, hot_start } in recorded {
             log.borrow_mut().drained(segments, hot_start);
         }
         outcome
-    }
-
-    fn is_to_carry(&self, log: &Log, bytes: u64) -> bool {
-        let (_, most) = self.journal.fill();
-        let carried_max = most * self.journal.file_bytes() / CARRIED_SHARE;
-        log.borrow().hot_bytes() < SMALL_BYTES && self.carried_bytes.get() + bytes <= carried_max
-    }
-
-    async fn carry(&self, found: &Reread) -> io::Result<Appended> {
-        let entry = Entry { kind: EntryKind::Carried, ..found.entry };
-        let appended = self.append_to_journal(entry, &found.body).await?;
-        self.carried_bytes.set(self.carried_bytes.get() + found.body.len() as u64);
-        Ok(appended)
     }
 
     /// Writes the partition's records up to the entry that begins at `through` into its segments.
@@ -273,18 +350,14 @@ impl<I: Io> Owner<I> {
         let config = self.topic_config(topic);
         let extents = log.borrow().extents_through(through);
         let Some(hot_start) = extents.last().map(|last| last.next) else { return Ok(None) };
-        while log.borrow().high_watermark() < hot_start {
-            if self.is_ending() {
-                return Err(io::Error::other("the node is stopping"));
-            }
-            self.io.sleep(SETTLE_PAUSE).await;
-        }
+        self.settled(log, hot_start).await?;
         let mut segments = log.borrow().segments().to_vec();
         let mut pieces: Vec<Bytes> = Vec::new();
         let first = extents.first().map_or(hot_start, |first| first.base);
         // The files of one whose records are all deleted may be gone.
         let log_start = log.borrow().log_start();
-        let mut growing = match segments.pop_if(|last| last.next > log_start) {
+        let may_grow = |last: &mut Segment| last.pack().is_none() && last.next > log_start;
+        let mut growing = match segments.pop_if(may_grow) {
             Some(last) => last,
             None => self.new_segment(first),
         };
@@ -317,9 +390,20 @@ impl<I: Io> Owner<I> {
         Ok(Some(Moved { log: log.clone(), segments, hot_start }))
     }
 
+    /// Returns when everything before `next` has settled.
+    pub(super) async fn settled(&self, log: &Log, next: Offset) -> io::Result<()> {
+        while log.borrow().high_watermark() < next {
+            if self.is_ending() {
+                return Err(io::Error::other("the node is stopping"));
+            }
+            self.io.sleep(SETTLE_PAUSE).await;
+        }
+        Ok(())
+    }
+
     fn new_segment(&self, base: Offset) -> Segment {
-        let begun = self.io.wall().0;
-        Segment { base, next: base, bytes: 0, max_timestamp: -1, begun, generation: 0 }
+        let (begun, home) = (self.io.wall().0, Home::NEW);
+        Segment { base, next: base, bytes: 0, max_timestamp: -1, begun, home }
     }
 
     /// Whether a segment takes no more: Kafka's rules.
@@ -358,7 +442,7 @@ impl<I: Io> Owner<I> {
                 self.journal.room_to_manage(room).await.map_err(refused)?;
                 continue;
             }
-            return self.append_checkpoint_now(log, &checkpoint);
+            return self.append_checkpoint_body(log, &checkpoint, &body);
         }
     }
 
@@ -368,14 +452,23 @@ impl<I: Io> Owner<I> {
         log: &Log,
         checkpoint: &Checkpoint,
     ) -> io::Result<Position> {
+        let body = checkpoint.encode().map_err(io::Error::other)?;
+        self.append_checkpoint_body(log, checkpoint, &body)
+    }
+
+    fn append_checkpoint_body(
+        &self,
+        log: &Log,
+        checkpoint: &Checkpoint,
+        body: &[u8],
+    ) -> io::Result<Position> {
         let entry = Entry {
             kind: EntryKind::Checkpoint,
             partition: log.borrow().id(),
             base_offset: checkpoint.hot_start,
             epoch: self.leader_epoch(),
         };
-        let body = checkpoint.encode().map_err(io::Error::other)?;
-        let appended = self.journal.append(entry, &body, |_| {}).map_err(refused)?;
+        let appended = self.journal.append(entry, body, |_| {}).map_err(refused)?;
         log.borrow_mut().checkpointed_at(appended.location.address);
         Ok(appended.position)
     }

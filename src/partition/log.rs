@@ -4,7 +4,7 @@
 //!     log start                          high watermark        next offset
 //!        |            settled, served         |  not settled yet   |
 //!        |=== segment ===|=== segment ===|= extent =|= extent =|== extent ==|
-//!              cold: files of its own      hot: in the journal, one extent an appended entry
+//!              cold: in files              hot: in the journal, one extent an appended entry
 //!
 //! Lives on: the partition's core. A partition that was never written to has none of this.
 //!
@@ -143,9 +143,18 @@ impl PartitionLog {
         self.bytes + self.live_segments().map(|segment| segment.bytes).sum::<u64>()
     }
 
-    /// Those of them that are in the journal.
-    pub fn hot_bytes(&self) -> u64 {
-        self.bytes
+    /// Those of them that are in the journal below `address`.
+    pub fn hot_bytes_below(&self, address: u64) -> u64 {
+        self.extents_below(address).map(|extent| u64::from(extent.location.length)).sum()
+    }
+
+    /// Where the last entry begins that is in the journal below `address`.
+    pub fn last_below(&self, address: u64) -> Option<Offset> {
+        self.extents_below(address).last().map(|extent| extent.base)
+    }
+
+    fn extents_below(&self, address: u64) -> impl Iterator<Item = &Extent> {
+        self.extents.iter().filter(move |extent| extent.location.address < address)
     }
 
     /// The records from here on are in the journal.
@@ -254,15 +263,6 @@ impl PartitionLog {
     /// The extents that begin at or before `base`, oldest first.
     pub fn extents_through(&self, base: Offset) -> Vec<Extent> {
         self.extents.iter().take_while(|extent| extent.base <= base).copied().collect()
-    }
-
-    /// An extent's bytes stand elsewhere in the journal now.
-    pub fn relocate(&mut self, base: Offset, location: Location) {
-        let at = self.extents.partition_point(|extent| extent.base < base);
-        if let Some(extent) = self.extents.get_mut(at).filter(|extent| extent.base == base) {
-            extent.location = location;
-            self.moves += 1;
-        }
     }
 
     /// What lies before `hot_start` is in `segments` now.

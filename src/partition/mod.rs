@@ -2,7 +2,8 @@
 //!
 //!     produce ─► admit (check, stamp, journal) ─► settle (flushed) ─► answer, wake the fetches
 //!     fetch   ─► plan ─► journal's memory, journal's files or segments ─► bytes by reference
-//!     drain   ─► the oldest journal file's records ─► segments, or ahead in the journal
+//!     drain   ─► the oldest journal files' records ─► segments, small ones into packs
+//!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
 //!     compact ─► closed segments without the records that newer ones replace
 //!
@@ -27,11 +28,13 @@ mod coordinator;
 mod drain;
 mod log;
 mod offsets;
+mod pack;
 mod prepare;
 mod read;
 mod recover;
 mod settle;
 mod shared;
+mod tend;
 mod topics;
 mod turns;
 mod watch;
@@ -82,8 +85,8 @@ pub struct Owner<I: Io> {
     ahead: ahead::Ahead,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
-    /// Bytes of records that drains have carried on in the journal.
-    carried_bytes: Cell<u64>,
+    /// The task that looks after packs.
+    tend: tend::Tend,
     /// Deleted topics whose files are to be removed, and the task that does it.
     doomed: RefCell<Vec<TopicNumber>>,
     cleaner: RefCell<Option<Waker>>,
@@ -116,7 +119,7 @@ impl<I: Io> Owner<I> {
             storage_turn: Mutex::new(()),
             ahead: ahead::Ahead::default(),
             stopping: Cell::new(false),
-            carried_bytes: Cell::new(recovered.carried_bytes),
+            tend: tend::Tend::default(),
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
@@ -128,6 +131,7 @@ impl<I: Io> Owner<I> {
         io.spawn("drain", drain::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
         io.spawn("compact", compact::run(owner.clone()));
+        io.spawn("tend", tend::run(owner.clone()));
         owner
     }
 

@@ -22,8 +22,6 @@ pub struct Recovered<I: Io> {
     pub logs: HashMap<PartitionId, Log>,
     /// The metadata, in the journal of core 0.
     pub image: Image,
-    /// Bytes of records in the journal that were carried on from older files.
-    pub carried_bytes: u64,
     /// Why sound groups make no state, if they do not: a newer program's metadata.
     pub contradiction: Option<String>,
     /// Partitions of which entries contradict each other, and how. Those of deleted topics do: old
@@ -51,7 +49,7 @@ pub async fn recover<I: Io>(
     let now = io.wall().0;
     let mut replay = Replay { now, ..Replay::default() };
     let journal = Journal::open(io, arena, settings, &mut |found| replay.take(&found)).await?;
-    let Replay { found, image, failed, carried_bytes, mut broken, .. } = replay;
+    let Replay { found, image, failed, mut broken, .. } = replay;
     let mut logs = HashMap::with_capacity(found.len());
     for (id, found) in found {
         match PartitionLog::restore(id, found) {
@@ -59,14 +57,13 @@ pub async fn recover<I: Io>(
             Err(why) => drop(broken.entry(id).or_insert(why)),
         }
     }
-    Ok(Recovered { journal, logs, image, carried_bytes, contradiction: failed, broken })
+    Ok(Recovered { journal, logs, image, contradiction: failed, broken })
 }
 
 #[derive(Default)]
 struct Replay {
     found: BTreeMap<PartitionId, Found>,
     image: Image,
-    carried_bytes: u64,
     failed: Option<String>,
     broken: BTreeMap<PartitionId, String>,
     now: i64,
@@ -124,9 +121,6 @@ impl Replay {
         let epoch = found.entry.epoch;
         if is_new && log.epochs.last().is_none_or(|last| last.epoch < epoch) {
             log.epochs.push(EpochStart { epoch, start: base });
-        }
-        if !is_new {
-            self.carried_bytes += u64::from(found.location.length);
         }
         let extent = Extent { base, next, location: found.location, max_timestamp };
         if let Err(clash) = insert(&mut log.extents, extent) {

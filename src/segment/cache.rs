@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //!   C1  At most `FILES_MAX` files are open and `MARKS_MAX` marks held, apart from those of the
-//!       segment used last; the ones used longest ago go first.
+//!       segment used last; the ones used longest ago go first. At most `HINTS_MAX` places are
+//!       remembered.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -14,9 +15,13 @@ use crate::base::ids::{Offset, PartitionId, TopicNumber};
 const FILES_MAX: usize = 128;
 /// 24 bytes each.
 const MARKS_MAX: usize = 1 << 18;
+const HINTS_MAX: usize = 4096;
 
 pub struct Cache<F> {
+    /// By `file_key`.
     held: HashMap<SegmentId, Held<F>>,
+    /// An offset in a segment and where it stands: a scan goes on there.
+    hints: HashMap<SegmentId, (Offset, u64)>,
     uses: u64,
     marks: usize,
 }
@@ -24,21 +29,19 @@ pub struct Cache<F> {
 struct Held<F> {
     file: Rc<F>,
     marks: Option<Rc<Marks>>,
-    /// An offset and where it stands: a scan goes on there.
-    hint: Option<(Offset, u64)>,
     used: u64,
 }
 
 impl<F> Default for Cache<F> {
     fn default() -> Self {
-        Cache { held: HashMap::new(), uses: 0, marks: 0 }
+        Cache { held: HashMap::new(), hints: HashMap::new(), uses: 0, marks: 0 }
     }
 }
 
 impl<F> Cache<F> {
     pub fn file(&mut self, id: SegmentId) -> Option<Rc<F>> {
         self.uses += 1;
-        let held = self.held.get_mut(&id)?;
+        let held = self.held.get_mut(&id.file_key())?;
         held.used = self.uses;
         Some(held.file.clone())
     }
@@ -56,8 +59,9 @@ impl<F> Cache<F> {
 
     pub fn hold(&mut self, id: SegmentId, file: Rc<F>) {
         self.uses += 1;
+        let id = id.file_key();
         self.forget(id);
-        self.held.insert(id, Held { file, marks: None, hint: None, used: self.uses });
+        self.held.insert(id, Held { file, marks: None, used: self.uses });
         self.shrink(id);
     }
 
@@ -72,17 +76,19 @@ impl<F> Cache<F> {
 
     /// Remembers that the batch at `offset`, or the first behind it, begins at `position`.
     pub fn hint(&mut self, id: SegmentId, offset: Offset, position: u64) {
-        if let Some(held) = self.held.get_mut(&id) {
-            held.hint = Some((offset, position));
+        if self.hints.len() >= HINTS_MAX {
+            self.hints.clear();
         }
+        self.hints.insert(id, (offset, position));
     }
 
     pub fn hinted(&self, id: SegmentId, offset: Offset) -> Option<u64> {
-        let (known, position) = self.held.get(&id)?.hint?;
+        let (known, position) = *self.hints.get(&id)?;
         (known == offset).then_some(position)
     }
 
     pub fn forget(&mut self, id: SegmentId) {
+        self.hints.remove(&id);
         if let Some(held) = self.held.remove(&id) {
             self.marks -= held.marks.map_or(0, |marks| marks.len());
         }
@@ -101,6 +107,7 @@ impl<F> Cache<F> {
         for id in ids.copied().collect::<Vec<_>>() {
             self.forget(id);
         }
+        self.hints.retain(|id, _| !is_one(id));
     }
 
     fn shrink(&mut self, keep: SegmentId) {

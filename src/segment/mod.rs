@@ -4,6 +4,7 @@
 //!     segments/topic-7/3/00000000000000000000.log        batches of topic number 7, partition 3
 //!                        00000000000000000000.marks      where to begin reading, for a closed one
 //!                        00000000000000000000.2.log      the same offsets, compacted twice
+//!     segments/packs/0000000009.pack                     small segments of many partitions
 //!
 //! How many bytes of a file count is recorded in the journal, after they were synced; what lies
 //! behind them is left over from a crash and is written over.
@@ -19,11 +20,12 @@
 
 mod cache;
 mod marks;
+mod pack;
 mod read;
 mod write;
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::base::buffer::Arena;
@@ -31,9 +33,31 @@ use crate::base::ids::{Offset, PartitionId, TopicNumber};
 use crate::io::Io;
 
 use cache::Cache;
+pub use pack::{Pack, PackWriter, Piece, Unpacking};
 pub use read::Span;
 
-/// One file of a partition, as far as it is recorded.
+/// Where the bytes of a segment are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Home {
+    /// In a file of its own, which compaction has written anew so often.
+    File { generation: u32 },
+    /// In a file that it shares with other partitions' segments, from `position` on.
+    Pack { number: u32, position: u64 },
+}
+
+impl Home {
+    /// A file of its own, never compacted.
+    pub const NEW: Home = Home::File { generation: 0 };
+
+    fn start(self) -> u64 {
+        match self {
+            Home::File { .. } => 0,
+            Home::Pack { position, .. } => position,
+        }
+    }
+}
+
+/// A stretch of a partition's log, as far as it is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub base: Offset,
@@ -44,32 +68,81 @@ pub struct Segment {
     pub max_timestamp: i64,
     /// When it was begun, in Unix milliseconds of the broker's clock.
     pub begun: i64,
-    /// How often its file was written anew, by compaction.
-    pub generation: u32,
+    pub home: Home,
 }
 
 impl Segment {
     /// The name of its file, in `partition`.
     pub fn id(&self, partition: PartitionId) -> SegmentId {
-        SegmentId { partition, base: self.base, generation: self.generation }
+        SegmentId { partition, base: self.base, home: self.home }
+    }
+
+    /// How often its records were compacted.
+    pub fn generation(&self) -> u32 {
+        match self.home {
+            Home::File { generation } => generation,
+            Home::Pack { .. } => 0,
+        }
+    }
+
+    /// The number of the pack that it is in.
+    pub fn pack(&self) -> Option<u32> {
+        match self.home {
+            Home::File { .. } => None,
+            Home::Pack { number, .. } => Some(number),
+        }
+    }
+
+    /// Where its bytes begin in the file that holds them.
+    fn start(&self) -> u64 {
+        self.home.start()
     }
 }
 
-/// The name of a file: its partition, first offset and generation.
+/// The name of a segment: its partition, first offset and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId {
     pub partition: PartitionId,
     pub base: Offset,
-    pub generation: u32,
+    pub home: Home,
 }
 
 impl SegmentId {
-    fn name(self) -> String {
-        match self.generation {
-            0 => format!("{:020}.log", self.base),
-            generation => format!("{:020}.{generation}.log", self.base),
+    fn is_packed(self) -> bool {
+        matches!(self.home, Home::Pack { .. })
+    }
+
+    fn start(self) -> u64 {
+        self.home.start()
+    }
+
+    /// The name in a partition's folder, of a segment with a file of its own.
+    fn name(self) -> Option<String> {
+        match self.home {
+            Home::File { generation } => Some(file_name(self.base, generation)),
+            Home::Pack { .. } => None,
         }
     }
+
+    /// As what its open file is known: a pack's is that of all its segments.
+    fn file_key(self) -> SegmentId {
+        match self.home {
+            Home::File { .. } => self,
+            Home::Pack { number, .. } => pack_key(number),
+        }
+    }
+}
+
+fn file_name(base: Offset, generation: u32) -> String {
+    match generation {
+        0 => format!("{base:020}.log"),
+        generation => format!("{base:020}.{generation}.log"),
+    }
+}
+
+fn pack_key(number: u32) -> SegmentId {
+    let partition = PartitionId { topic: TopicNumber(u32::MAX), index: u32::MAX };
+    SegmentId { partition, base: 0, home: Home::Pack { number, position: 0 } }
 }
 
 /// See the module's documentation.
@@ -78,17 +151,34 @@ pub struct Store<I: Io> {
     arena: Arena,
     directory: PathBuf,
     cache: RefCell<Cache<I::File>>,
+    packs: RefCell<BTreeMap<u32, pack::Known>>,
+    last_pack: Cell<u32>,
 }
 
 impl<I: Io> Store<I> {
-    /// The store in `directory`, which need not be there.
+    /// The store in `directory`, which need not be there. Blocking; for start-up.
     pub fn new(io: I, arena: Arena, directory: PathBuf) -> Store<I> {
-        Store { io, arena, directory, cache: RefCell::new(Cache::default()) }
+        let cache = RefCell::new(Cache::default());
+        let store = Store {
+            io,
+            arena,
+            directory,
+            cache,
+            packs: RefCell::default(),
+            last_pack: Cell::new(0),
+        };
+        store.find_packs();
+        store
     }
 
     /// The file of a segment.
     pub fn path(&self, id: SegmentId) -> PathBuf {
-        self.partition_directory(id.partition).join(id.name())
+        match id.home {
+            Home::File { generation } => {
+                self.partition_directory(id.partition).join(file_name(id.base, generation))
+            }
+            Home::Pack { number, .. } => self.pack_path(number),
+        }
     }
 
     fn marks_path(&self, id: SegmentId) -> PathBuf {
@@ -113,8 +203,12 @@ impl<I: Io> Store<I> {
             .collect()
     }
 
-    /// Removes a segment's files; those that are gone already are no error.
+    /// Removes a segment's files; those that are gone already are no error. What it has of a pack
+    /// is left to those who remove whole packs.
     pub async fn remove(&self, id: SegmentId) -> std::io::Result<()> {
+        if id.is_packed() {
+            return Ok(());
+        }
         self.cache.borrow_mut().forget(id);
         for path in [self.path(id), self.marks_path(id)] {
             tolerate_absent(self.io.remove(&path).await)?;
@@ -132,8 +226,8 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().forget_partition(partition);
         let directory = self.partition_directory(partition);
         let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
-        let named: BTreeSet<String> =
-            segments.iter().filter_map(|segment| stem(&segment.id(partition).name())).collect();
+        let names = segments.iter().filter_map(|segment| segment.id(partition).name());
+        let named: BTreeSet<String> = names.filter_map(|name| stem(&name)).collect();
         for name in self.names_in(&directory) {
             if stem(&name).is_some_and(|stem| !named.contains(&stem)) {
                 tolerate_absent(self.io.remove(&directory.join(name)).await)?;

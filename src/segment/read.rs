@@ -36,8 +36,10 @@ impl<I: Io> Store<I> {
         let file = self.file(id).await?;
         let mut position = self.begin(id, segment, from).await?;
         let mut wanted = bytes_max.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let start = segment.start();
         while position < segment.bytes {
-            let window = read_range(&*file, position, wanted, segment.bytes).await?;
+            let end = start + segment.bytes;
+            let window = read_range(&*file, start + position, wanted, end).await?;
             let skipped = skip(&window, from);
             let found = window.slice(skipped..);
             position += skipped as u64;
@@ -71,6 +73,10 @@ impl<I: Io> Store<I> {
         segment: &Segment,
         timestamp: i64,
     ) -> io::Result<Option<Offset>> {
+        if id.is_packed() {
+            // It is short.
+            return Ok((segment.max_timestamp >= timestamp).then_some(segment.base));
+        }
         let marks = self.marks(id, segment).await?;
         Ok(marks.at_timestamp(timestamp).map(|mark| mark.offset))
     }
@@ -102,6 +108,9 @@ impl<I: Io> Store<I> {
         let hint = self.cache.borrow().hinted(id, from);
         if let Some(position) = hint {
             return Ok(position);
+        }
+        if id.is_packed() {
+            return Ok(0);
         }
         let marks = self.marks(id, segment).await?;
         Ok(marks.at(from).map_or(0, |mark| mark.position))
@@ -172,13 +181,14 @@ impl<I: Io> Store<I> {
     }
 
     fn damaged(&self, id: SegmentId, position: u64, why: &str) -> io::Error {
+        let position = position + id.start();
         let what = format!("{why} (byte {position} of {})", self.path(id).display());
         io::Error::new(io::ErrorKind::InvalidData, what)
     }
 }
 
 /// `wanted` bytes from `position` on, or as many as there are before `end`.
-async fn read_range<F: File>(
+pub(super) async fn read_range<F: File>(
     file: &F,
     position: u64,
     wanted: usize,

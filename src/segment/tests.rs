@@ -12,7 +12,7 @@ const ARENA_BYTES: usize = 32 << 20;
 const ID: SegmentId = SegmentId {
     partition: PartitionId { topic: TopicNumber(7), index: 3 },
     base: 100,
-    generation: 0,
+    home: Home::NEW,
 };
 
 fn store(io: &SimIo) -> Store<SimIo> {
@@ -37,6 +37,7 @@ fn batch(world: &World, base: Offset) -> (Bytes, Offset, i64) {
 
 /// What was recorded, and the batches that it holds.
 struct Model {
+    id: SegmentId,
     segment: Segment,
     batches: Vec<Bytes>,
 }
@@ -49,9 +50,9 @@ impl Model {
             bytes: 0,
             max_timestamp: -1,
             begun: 0,
-            generation: 0,
+            home: Home::NEW,
         };
-        Model { segment, batches: Vec::new() }
+        Model { id: ID, segment, batches: Vec::new() }
     }
 
     /// A reader of whole batches from `from` on sees exactly what was recorded.
@@ -60,14 +61,15 @@ impl Model {
             return;
         }
         for _ in 0..4 {
-            let span = u64::try_from(self.segment.next - ID.base).expect("ascending");
-            let mut from = ID.base + i64::try_from(world.below(span.max(1))).expect("small");
+            let span = u64::try_from(self.segment.next - self.segment.base).expect("ascending");
+            let mut from =
+                self.segment.base + i64::try_from(world.below(span.max(1))).expect("small");
             let most = usize::try_from(world.below(1 << 18)).expect("small");
             let first = from;
             let mut wanted =
                 self.batches.iter().filter(|batch| header(batch).next_offset() > first);
             while from < self.segment.next {
-                let span = store.read(ID, &self.segment, from, most).await.expect("readable");
+                let span = store.read(self.id, &self.segment, from, most).await.expect("readable");
                 assert!(!span.batches.is_empty(), "the reader gets on");
                 for (_, found) in records::batches(&span.batches) {
                     assert_eq!(Some(found), wanted.next().map(|batch| &batch[..]));
@@ -77,7 +79,7 @@ impl Model {
             assert_eq!(wanted.next(), None);
         }
         let timestamp = i64::try_from(world.below(1000)).expect("small");
-        let found = store.look_from(ID, &self.segment, timestamp).await.expect("readable");
+        let found = store.look_from(self.id, &self.segment, timestamp).await.expect("readable");
         let first = self.batches.iter().map(header).find(|h| h.max_timestamp >= timestamp);
         match (found, first) {
             (Some(found), Some(first)) => assert!(found <= first.base_offset),
@@ -222,4 +224,81 @@ fn a_file_that_grew_after_it_was_opened_takes_more() {
         grow(&early, &world, &mut model).await.expect("its handle is of the shorter file");
         model.check(&store(&io), &world).await;
     });
+}
+
+/// Puts some batches of a partition into a pack.
+async fn put(writer: &mut PackWriter<'_, SimIo>, world: &World, index: u32, model: &mut Model) {
+    let partition = PartitionId { topic: TopicNumber(7), index };
+    writer.begin(partition, model.segment.next);
+    for _ in 0..1 + world.below(6) {
+        let (bytes, next, timestamp) = batch(world, model.segment.next);
+        writer.put(&bytes, next, timestamp).await.expect("a sound disk");
+        model.segment.next = next;
+        model.batches.push(bytes);
+    }
+}
+
+/// Partitions' batches in packs, which then become one.
+async fn pack(store: &Store<SimIo>, world: &World) -> (Pack, Vec<Model>) {
+    let partitions = 1 + u32::try_from(world.below(20)).expect("small");
+    let mut models: Vec<Model> = (0..partitions).map(|_| Model::new()).collect();
+    let mut runs = Vec::new();
+    for is_synced in [true, false, true] {
+        let mut writer = store.begin_pack().await.expect("a sound disk");
+        for (model, index) in models.iter_mut().zip(0..) {
+            put(&mut writer, world, index, model).await;
+        }
+        let ended = if is_synced { writer.finish().await } else { writer.finish_run().await };
+        runs.push(ended.expect("a sound disk"));
+    }
+    let mut writer = store.begin_pack().await.expect("a sound disk");
+    let mut from = Unpacking::default();
+    for index in 0..models.len() {
+        writer.begin(runs[0].pieces[index].partition, ID.base);
+        for run in &runs {
+            let segment = run.segment(&run.pieces[index], 0);
+            writer.copy(&mut from, &segment).await.expect("a sound disk");
+        }
+    }
+    let pack = writer.finish().await.expect("a sound disk");
+    for run in runs {
+        store.pack_done(run.number);
+        store.remove_pack(run.number).await.expect("removable");
+    }
+    for (model, piece) in models.iter_mut().zip(&pack.pieces) {
+        model.segment = pack.segment(piece, 0);
+        model.id = model.segment.id(piece.partition);
+        let bytes: usize = model.batches.iter().map(Bytes::len).sum();
+        assert_eq!(model.segment.bytes, bytes as u64);
+    }
+    (pack, models)
+}
+
+#[test]
+fn partitions_that_share_a_pack_are_read_from_it_as_from_files_of_their_own() {
+    for seed in 0..SEEDS / 10 {
+        let world = World::new(seed);
+        let node = world.node();
+        let io = prepare(&node);
+        let (pack, models) = world.block_on(async { pack(&store(&io), &world).await });
+        node.crash(Crash::Power);
+        node.restart();
+        let io = prepare(&node);
+        world.block_on(async {
+            let store = store(&io);
+            assert_eq!(store.packs(), [pack.number]);
+            assert_eq!(store.pieces(pack.number).await.expect("readable"), pack.pieces);
+            for model in &models {
+                model.check(&store, &world).await;
+            }
+            let model = &models[0];
+            let path = store.pack_path(pack.number);
+            node.disk().flip_bit(&path, pack.pieces[0].position + 40, 1);
+            let error = store.read(model.id, &model.segment, ID.base, 1).await;
+            let error = error.expect_err("damaged").to_string();
+            assert!(error.contains("0000000004.pack"), "{error}");
+            let next = store.begin_pack().await.expect("a sound disk");
+            assert!(next.number() > pack.number, "a number is used once");
+        });
+    }
 }

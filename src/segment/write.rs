@@ -17,7 +17,7 @@ use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::wire::records;
 
 /// Bytes of one write.
-const WRITE_BYTES: usize = 1 << 20;
+pub(super) const WRITE_BYTES: usize = 1 << 20;
 
 impl<I: Io> Store<I> {
     /// Writes whole batches behind the `recorded` bytes of a segment, which is made if none are.
@@ -119,7 +119,7 @@ impl<I: Io> Store<I> {
         Ok(file)
     }
 
-    fn take(&self) -> io::Result<AlignedBuffer> {
+    pub(super) fn take(&self) -> io::Result<AlignedBuffer> {
         let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
         let mut buffer = self.arena.take(WRITE_BYTES).ok_or_else(refused)?;
         buffer.set_len(0);
@@ -142,7 +142,7 @@ impl<I: Io> Store<I> {
 }
 
 /// Appends what fits up to `WRITE_BYTES`; returns the rest.
-fn fill<'a>(buffer: &mut AlignedBuffer, bytes: &'a [u8]) -> &'a [u8] {
+pub(super) fn fill<'a>(buffer: &mut AlignedBuffer, bytes: &'a [u8]) -> &'a [u8] {
     let room = buffer.capacity().saturating_sub(buffer.len());
     let (now, rest) = bytes.split_at(room.min(bytes.len()));
     let copied = buffer.extend(now);

@@ -208,6 +208,7 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
     let (segments, reused) = server.files_met();
     stage.history().met.segments += segments;
     stage.history().met.reused += reused;
+    stage.history().met.packs += server.packs_met();
     stage.history().met.compacted += server.compacted_met();
     assert_eq!(world.live_connections(), 0, "seed {seed}: connections outlive the node");
     let met = stage.history().met;

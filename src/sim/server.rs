@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -88,6 +89,22 @@ impl Server {
         });
         let most = JOURNAL_BYTES / JOURNAL_FILE_BYTES;
         (segments.count() as u64, numbers.filter(|number| *number >= most).count() as u64)
+    }
+
+    /// The number of the newest pack of each core.
+    pub fn packs_met(&self) -> u64 {
+        let mut newest = std::collections::BTreeMap::new();
+        for path in self.disk().files() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(number) =
+                name.strip_suffix(".pack").and_then(|stem| stem.parse::<u64>().ok())
+            {
+                let known: &mut u64 =
+                    newest.entry(path.parent().map(Path::to_path_buf)).or_default();
+                *known = number.max(*known);
+            }
+        }
+        newest.into_values().sum()
     }
 
     pub fn set_clock_skew(&self, millis: i64) {

@@ -1,0 +1,228 @@
+//! Draining small partitions: their records are sorted by partition, in runs that fit in memory,
+//! and become one pack, in which each has one piece.
+//!
+//!     journal files ─► run, sorted ─► file ┐
+//!                      run, sorted ─► file ├─► pack, synced ─► checkpoints ─► journal files go
+//!                      run, sorted ────────┘
+//!
+//! Invariants
+//!   P1  A piece is recorded only where it goes on from what the partition's segments hold: records
+//!       that something else has moved or deleted meanwhile are not named twice.
+//!   P2  Runs are never named by anything; a crash leaves them to the next start, which removes
+//!       them.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::drain::{CHECKPOINTS_PER_TURN, Share};
+use super::{Log, Owner};
+use crate::base::buffer::Arena;
+use crate::base::ids::{Offset, PartitionId};
+use crate::io::Io;
+use crate::journal::Reread;
+use crate::segment::{Pack, PackWriter, Piece, Segment, Store, Unpacking};
+
+/// Bytes of records that are sorted in memory: the most, and the share of the core's memory.
+const RUN_BYTES_MAX: usize = 64 << 20;
+const RUN_SHARE: usize = 16;
+/// Whoever looks for something in the middle of a piece reads it from its beginning.
+const PIECE_BYTES_MAX: u64 = 4 << 20;
+
+/// Small partitions' records of a batch.
+#[derive(Default)]
+pub(super) struct Small {
+    shares: BTreeMap<PartitionId, Share>,
+    bytes: usize,
+    runs: Vec<Pack>,
+    /// Where the runs' records of each partition end.
+    ends: BTreeMap<PartitionId, Offset>,
+    /// Packs that were begun.
+    begun: Vec<u32>,
+}
+
+/// A partition with a piece of a pack, not yet recorded.
+struct Named {
+    log: Log,
+    segments: Vec<Segment>,
+    hot_start: Offset,
+}
+
+impl Small {
+    pub(super) fn is_empty(&self) -> bool {
+        self.shares.is_empty() && self.runs.is_empty()
+    }
+
+    pub(super) fn take(&mut self, found: Reread) {
+        self.bytes += found.body.len();
+        let share = self.shares.entry(found.entry.partition).or_default();
+        share.insert(found.entry.base_offset, found);
+    }
+
+    /// Whether there is enough for a run.
+    pub(super) fn is_run(&self, arena: &Arena) -> bool {
+        self.bytes >= RUN_BYTES_MAX.min(arena.budget() / RUN_SHARE)
+    }
+
+    /// What was begun is removed, unless something names it.
+    pub(super) fn give_up<I: Io>(&self, store: &Store<I>) {
+        self.begun.iter().for_each(|number| store.pack_done(*number));
+    }
+}
+
+impl<I: Io> Owner<I> {
+    /// Writes what is in memory as a run.
+    pub(super) async fn write_run(&self, small: &mut Small) -> io::Result<()> {
+        let mut writer = self.store.begin_pack().await?;
+        small.begun.push(writer.number());
+        self.write_shares(small, &mut writer).await?;
+        small.runs.push(writer.finish_run().await?);
+        Ok(())
+    }
+
+    /// Writes what is in memory, sorted by partition.
+    async fn write_shares(
+        &self,
+        small: &mut Small,
+        writer: &mut PackWriter<'_, I>,
+    ) -> io::Result<()> {
+        small.bytes = 0;
+        for (id, mut share) in std::mem::take(&mut small.shares) {
+            let Some(log) = self.log(id) else { continue };
+            share.retain(|_, found| self.counts(id, found));
+            let Some(through) = share.keys().next_back().copied() else { continue };
+            let end = small.ends.get(&id).copied().unwrap_or(0);
+            let mut extents = log.borrow().extents_through(through);
+            extents.retain(|extent| extent.base >= end);
+            let (Some(first), Some(last)) = (extents.first(), extents.last()) else { continue };
+            self.settled(&log, last.next).await?;
+            small.ends.insert(id, last.next);
+            writer.begin(id, first.base);
+            for extent in &extents {
+                let bytes = match share.remove(&extent.base) {
+                    Some(found) => found.body,
+                    None => self.read_extent(extent).await?,
+                };
+                writer.put(&bytes, extent.next, extent.max_timestamp).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the small partitions' pack, and has them read from there once that is durable.
+    pub(super) async fn record_small(&self, small: &mut Small) -> io::Result<()> {
+        if small.is_empty() {
+            return Ok(());
+        }
+        if !small.runs.is_empty() && !small.shares.is_empty() {
+            self.write_run(small).await?;
+        }
+        let mut writer = self.store.begin_pack().await?;
+        small.begun.push(writer.number());
+        if small.runs.is_empty() {
+            self.write_shares(small, &mut writer).await?;
+        } else {
+            self.merge_runs(&small.runs, &mut writer).await?;
+        }
+        let pack = writer.finish().await?;
+        self.record_pack(&pack).await
+    }
+
+    async fn merge_runs(&self, runs: &[Pack], writer: &mut PackWriter<'_, I>) -> io::Result<()> {
+        let begun = self.io.wall().0;
+        let mut by_partition: BTreeMap<PartitionId, Vec<Segment>> = BTreeMap::new();
+        for run in runs {
+            for piece in &run.pieces {
+                let pieces = by_partition.entry(piece.partition).or_default();
+                pieces.push(run.segment(piece, begun));
+            }
+        }
+        let mut from = Unpacking::default();
+        for (id, segments) in &by_partition {
+            if self.is_ending() {
+                return Err(io::Error::other("the node is stopping"));
+            }
+            self.write_pieces(*id, segments, writer, &mut from).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies a partition's segments, in one piece where they follow one another.
+    pub(super) async fn write_pieces(
+        &self,
+        id: PartitionId,
+        segments: &[Segment],
+        writer: &mut PackWriter<'_, I>,
+        from: &mut Unpacking,
+    ) -> io::Result<()> {
+        let mut next = None;
+        let mut bytes = 0;
+        for segment in segments {
+            bytes += segment.bytes;
+            if next != Some(segment.base) || bytes > PIECE_BYTES_MAX {
+                writer.begin(id, segment.base);
+                bytes = segment.bytes;
+            }
+            writer.copy(from, segment).await?;
+            next = Some(segment.next);
+        }
+        Ok(())
+    }
+
+    /// Journals which partitions have what of the pack.
+    async fn record_pack(&self, pack: &Pack) -> io::Result<()> {
+        let _turn = self.storage_turn.lock().await;
+        let begun = self.io.wall().0;
+        let mut last = None;
+        let mut recorded: Vec<Named> = Vec::new();
+        let mut outcome = Ok(());
+        for (pieces, count) in pack.pieces.chunk_by(same_partition).zip(1_u32..) {
+            let Some(named) = self.name(pack, pieces, begun) else { continue };
+            let of = |log: &super::PartitionLog| log.checkpoint(&named.segments, named.hot_start);
+            match self.append_checkpoint(&named.log, of).await {
+                Ok(position) => {
+                    last = last.max(Some(position));
+                    recorded.push(named);
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            if count.is_multiple_of(CHECKPOINTS_PER_TURN) {
+                self.io.cede().await;
+            }
+        }
+        // What is journaled counts, whatever becomes of the rest.
+        self.await_durable(last).await?;
+        for Named { log, segments, hot_start } in recorded {
+            log.borrow_mut().drained(segments, hot_start);
+        }
+        self.store.pack_done(pack.number);
+        outcome
+    }
+
+    /// The partition's segments with those of its pieces that go on from them; `None` if none does.
+    fn name(&self, pack: &Pack, pieces: &[Piece], begun: i64) -> Option<Named> {
+        let log = self.log(pieces.first()?.partition)?;
+        let (mut segments, mut hot_start, log_start) = {
+            let log = log.borrow();
+            (log.segments().to_vec(), log.hot_start(), log.log_start())
+        };
+        let before = segments.len();
+        for piece in pieces {
+            let end = segments.last().map_or(0, |last| last.next);
+            // What is missing of a piece was deleted, or is in another segment.
+            let goes_on = piece.base == hot_start
+                || (piece.base < hot_start && hot_start <= log_start && end <= piece.base);
+            if goes_on && piece.next > hot_start {
+                segments.push(pack.segment(piece, begun));
+                hot_start = piece.next;
+            }
+        }
+        (segments.len() > before).then_some(Named { log, segments, hot_start })
+    }
+}
+
+fn same_partition(one: &Piece, two: &Piece) -> bool {
+    one.partition == two.partition
+}
