@@ -50,7 +50,7 @@ impl<I: Io> LanesEnd<I> {
         let append_owner = owner.clone();
         owner.io().spawn("appends lane", async move {
             while let Some(Append { parts, acks, reply }) = appends.recv().await {
-                append_owner.produce(parts, acks, reply).await;
+                append_owner.produce_from_afar(parts, acks, reply).await;
             }
         });
         let call_owner = owner.clone();

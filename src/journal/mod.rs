@@ -87,6 +87,11 @@ pub struct Settings {
 pub const FILES_MIN: u64 = 4;
 
 impl Settings {
+    /// Files that records may fill.
+    fn record_files(&self) -> u64 {
+        (self.bytes_max.saturating_sub(self.kept_bytes) / self.file_bytes).max(1)
+    }
+
     /// A journal that is there may have files too large for its limit: nothing could be drained,
     /// and appenders would wait for ever.
     fn leave_room_to_drain(&mut self) {
@@ -418,11 +423,10 @@ impl<I: Io> Journal<I> {
         state.wake_watchers();
     }
 
-    /// Files from the oldest needed one to the head's, and how many there may be.
+    /// Files from the oldest needed one to the head's, and how many records may fill (J8).
     pub fn fill(&self) -> (u64, u64) {
         let state = self.inner.state.borrow();
-        let settings = &self.inner.settings;
-        (state.used_files(), settings.bytes_max / settings.file_bytes)
+        (state.used_files(), self.inner.settings.record_files())
     }
 
     /// Returns when `fill` may have changed: another file is begun, or the journal has ended.

@@ -2,12 +2,10 @@
 //!
 //! Invariants
 //!   E1  Every group is checked again; the walk ends where the head left the file, or fails.
-//!   E2  Bodies are copies: they hold no memory of the core's arena.
+//!   E2  Bodies are lent while their group is looked at: they hold no memory of the core's arena.
 
 use std::io;
 use std::rc::Rc;
-
-use bytes::Bytes;
 
 use super::layout::{Entry, GroupHeader, HEADER_BYTES};
 use super::window::Window;
@@ -15,11 +13,11 @@ use super::{Inner, Location, files};
 use crate::io::Io;
 
 /// An entry with its body, read again.
-#[derive(Clone, Debug)]
-pub struct Reread {
+#[derive(Clone, Copy, Debug)]
+pub struct Reread<'a> {
     pub entry: Entry,
     pub location: Location,
-    pub body: Bytes,
+    pub body: &'a [u8],
 }
 
 /// The walk over one file.
@@ -49,13 +47,13 @@ impl<I: Io> Rereading<I> {
         (self.number + 1) * self.inner.settings.file_bytes
     }
 
-    /// The entries of the next group; `None` after the last one.
-    pub async fn next(&mut self) -> io::Result<Option<Vec<Reread>>> {
+    /// Gives `take` the entries of the next group; false after the last one.
+    pub async fn next(&mut self, take: impl FnMut(Reread<'_>)) -> io::Result<bool> {
         if self.address >= self.end {
-            return Ok(None);
+            return Ok(false);
         }
-        let outcome = self.read_group().await;
-        outcome.map(Some).map_err(|error| {
+        let outcome = self.read_group(take).await;
+        outcome.map(|()| true).map_err(|error| {
             let path = files::path(&self.inner.settings.directory, self.number);
             let position = self.address % self.inner.settings.file_bytes;
             let what = format!("{error} (byte {position} of {})", path.display());
@@ -63,7 +61,7 @@ impl<I: Io> Rereading<I> {
         })
     }
 
-    async fn read_group(&mut self) -> io::Result<Vec<Reread>> {
+    async fn read_group(&mut self, mut take: impl FnMut(Reread<'_>)) -> io::Result<()> {
         let damaged = |flaw: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidData, format!("a commit group is damaged: {flaw}"))
         };
@@ -81,14 +79,13 @@ impl<I: Io> Rereading<I> {
         let length = header.length as usize;
         let group = self.window.bytes(&*file, self.number, position, length).await?;
         header.check(group).map_err(|flaw| damaged(&flaw))?;
-        let mut found = Vec::with_capacity(header.entries as usize);
         for entry in header.entries(group) {
             let (entry, place, body) = entry.map_err(|flaw| damaged(&flaw))?;
             let length = u32::try_from(body.len()).map_err(io::Error::other)?;
             let location = Location { address: self.address + u64::from(place), length };
-            found.push(Reread { entry, location, body: Bytes::copy_from_slice(body) });
+            take(Reread { entry, location, body });
         }
         self.address += u64::from(header.length);
-        Ok(found)
+        Ok(())
     }
 }

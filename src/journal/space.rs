@@ -163,9 +163,11 @@ impl<I: Io> Drop for Turn<'_, I> {
         if let Some(ticket) = self.ticket {
             let mut state = self.inner.state.borrow_mut();
             let was_first = state.room_queue.front().is_some_and(|(first, _)| *first == ticket);
-            state.room_queue.retain(|(waiting, _)| *waiting != ticket);
             if was_first {
+                state.room_queue.pop_front();
                 state.wake_first_in_room();
+            } else {
+                state.room_queue.retain(|(waiting, _)| *waiting != ticket);
             }
         }
     }
@@ -182,9 +184,9 @@ impl<I: Io> State<I> {
     /// Whether a group of `bytes` would reach into what is kept from records.
     fn is_reserved(&self, bytes: usize, settings: &Settings) -> bool {
         let file_bytes = self.space.file_bytes;
-        let most = settings.bytes_max.saturating_sub(settings.kept_bytes) / file_bytes;
+        let most = settings.record_files();
         let used = self.used_files();
-        if used != most.max(1) {
+        if used != most {
             return used > most;
         }
         let filling = self.filling.as_ref().map_or(0, |filling| filling.bytes());

@@ -21,7 +21,7 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const BOOT_PAUSE: Duration = Duration::from_micros(500);
 /// The share of the journal that records leave to draining.
-const KEPT_SHARE: u64 = 4;
+const KEPT_SHARE: u64 = 8;
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// Runs the node until SIGTERM or SIGINT; an error is one sentence for the operator.

@@ -10,8 +10,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::line::Place;
 use super::{Extent, Log, Owner, prepare};
 use crate::base::ids::{Epoch, Offset, PartitionId};
+use crate::base::limits;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
@@ -96,6 +98,37 @@ impl<I: Io> Owner<I> {
         acks: Acks,
         reply: ProduceReply,
     ) {
+        let place = self.line.stand();
+        self.produce_at(place, parts, acks, reply).await;
+    }
+
+    /// As `produce`, for a request that came from another core: it stands in line, but what comes
+    /// behind it through the same lane does not wait to stand there, too.
+    pub async fn produce_from_afar(
+        self: &Rc<Self>,
+        parts: Vec<ProducePart>,
+        acks: Acks,
+        reply: ProduceReply,
+    ) {
+        let place = self.line.stand();
+        let is_long = (1..limits::LANE_MESSAGES_MAX).contains(&(self.line.len() - 1));
+        if is_long {
+            let owner = self.clone();
+            let later = async move { owner.produce_at(place, parts, acks, reply).await };
+            self.io.spawn("append from afar", later);
+        } else {
+            self.produce_at(place, parts, acks, reply).await;
+        }
+    }
+
+    async fn produce_at(
+        self: &Rc<Self>,
+        place: Place,
+        parts: Vec<ProducePart>,
+        acks: Acks,
+        reply: ProduceReply,
+    ) {
+        place.come().await;
         if self.must_wait(&parts) {
             return self.produce_later(parts, acks, reply);
         }

@@ -32,10 +32,11 @@ use super::checkpoint::Checkpoint;
 use super::pack::Small;
 use super::{Extent, Log, Owner, PartitionLog};
 use crate::base::ids::{Offset, PartitionId};
+use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::{
-    Appended, Entry, EntryKind, NO_PARTITION, Position, Refusal, Reread, Rereading,
+    Appended, Entry, EntryKind, Location, NO_PARTITION, Position, Refusal, Reread, Rereading,
 };
 use crate::metadata;
 use crate::segment::{Home, Segment, SegmentId};
@@ -55,6 +56,14 @@ const SMALL_SHARE: u64 = 64;
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether appended records have settled.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+/// A journal filled to more than this many eighths is drained as fast as may be.
+const HASTE_EIGHTHS: u64 = 6;
+/// Otherwise a drain writes as many times the bytes that the journal takes meanwhile (small
+/// partitions' are written twice), and so many bytes a second more.
+const PACE_FACTOR: f64 = 3.0;
+const PACE_BYTES: f64 = 8e6;
+/// How often the pace is set.
+const PACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Checkpoints that are written before others have their turn.
 pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
 /// Topics in one entry of the metadata's copy.
@@ -62,11 +71,12 @@ const COMMANDS_MAX: usize = 500;
 /// The largest relative offset that readers of segments take.
 const SPAN_MAX: Offset = i32::MAX as Offset;
 
-/// One partition's share of a stretch: the records found in it, by base offset.
-pub(super) type Share = BTreeMap<Offset, Reread>;
+/// One partition's share of a stretch: the entries found in it, by base offset.
+type Share = BTreeMap<Offset, (Location, Bytes)>;
 
 /// Files that are drained together.
 struct Batch {
+    begin: u64,
     /// Everything from here on is left for the next batch.
     limit: u64,
     /// What was drained ends here.
@@ -78,6 +88,12 @@ struct Batch {
     small: Small,
     /// Whether a partition is small, of those that were met.
     is_small: HashMap<PartitionId, bool>,
+}
+
+/// How fast the journal grows, to drain it as fast.
+pub(super) struct Growth {
+    at: Instant,
+    head: u64,
 }
 
 /// A partition whose records are in segments, not yet recorded.
@@ -121,11 +137,19 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     }
 }
 
+impl Growth {
+    pub(super) fn new(at: Instant, head: u64) -> Growth {
+        Growth { at, head }
+    }
+}
+
 impl Batch {
     /// A batch that begins with the file that ends at `first_end`, and drains so many bytes.
     fn of(first_end: u64, bytes: u64, file_bytes: u64) -> Batch {
+        let begin = first_end - file_bytes;
         Batch {
-            limit: first_end - file_bytes + bytes,
+            begin,
+            limit: begin + bytes,
             end: first_end,
             touched: BTreeSet::new(),
             holds_metadata: false,
@@ -151,6 +175,7 @@ impl<I: Io> Owner<I> {
     async fn drain_oldest(&self) -> io::Result<bool> {
         let Some(mut file) = self.journal.oldest() else { return Ok(false) };
         let file_bytes = self.journal.file_bytes();
+        let began = self.io.now();
         let mut batch = Batch::of(file.file_end(), file_bytes * self.batch_files(), file_bytes);
         let mut outcome = Ok(());
         loop {
@@ -170,9 +195,35 @@ impl<I: Io> Owner<I> {
             outcome => outcome,
         };
         batch.small.give_up(&self.store);
+        self.store.set_pace(None);
         outcome?;
+        tracing::debug!(
+            "{} files of the journal are free after {:?}: {} partitions had records in them, {} \
+             of them went into a pack",
+            (batch.end - batch.begin) / file_bytes,
+            self.io.now() - began,
+            batch.touched.len(),
+            batch.is_small.values().filter(|is_small| **is_small).count()
+        );
         self.tend.wake();
         Ok(true)
+    }
+
+    /// Has the drain take as much time as there is: whatever it writes, others wait for.
+    pub(super) fn set_pace(&self) {
+        let (used, most) = self.journal.fill();
+        if used * 8 > most * HASTE_EIGHTHS {
+            return self.store.set_pace(None);
+        }
+        let mut growth = self.growth.borrow_mut();
+        let (now, head) = (self.io.now(), self.journal.head());
+        let elapsed = now - growth.at;
+        if elapsed < PACE_INTERVAL {
+            return;
+        }
+        let grown = (head - growth.head) as f64 / elapsed.as_secs_f64();
+        *growth = Growth { at: now, head };
+        self.store.set_pace(Some(grown * PACE_FACTOR + PACE_BYTES));
     }
 
     /// Files that are drained together.
@@ -190,10 +241,8 @@ impl<I: Io> Owner<I> {
 
     /// Moves what counts in a file, or sets it aside for the pack.
     async fn drain_file(&self, file: &mut Rereading<I>, batch: &mut Batch) -> io::Result<()> {
-        while let Some(group) = file.next().await? {
-            for found in group {
-                self.sort(found, batch);
-            }
+        while file.next(|found| self.sort(&found, batch)).await? {
+            self.set_pace();
             if batch.large_bytes >= STRETCH_BYTES {
                 batch.large_bytes = 0;
                 self.move_stretch(std::mem::take(&mut batch.large)).await?;
@@ -207,14 +256,14 @@ impl<I: Io> Owner<I> {
     }
 
     /// Puts what was found in a file with its like.
-    fn sort(&self, found: Reread, batch: &mut Batch) {
+    fn sort(&self, found: &Reread<'_>, batch: &mut Batch) {
         let id = found.entry.partition;
         match found.entry.kind {
             EntryKind::Metadata => batch.holds_metadata = true,
             EntryKind::LogStart | EntryKind::Checkpoint => drop(batch.touched.insert(id)),
             EntryKind::Batches | EntryKind::Carried => {
                 batch.touched.insert(id);
-                if !self.counts(id, &found) {
+                if !self.counts(id, found) {
                     return;
                 }
                 let limit = batch.limit;
@@ -223,7 +272,8 @@ impl<I: Io> Owner<I> {
                     batch.small.take(found);
                 } else {
                     batch.large_bytes += found.body.len();
-                    batch.large.entry(id).or_default().insert(found.entry.base_offset, found);
+                    let body = (found.location, Bytes::copy_from_slice(found.body));
+                    batch.large.entry(id).or_default().insert(found.entry.base_offset, body);
                 }
             }
         }
@@ -270,7 +320,7 @@ impl<I: Io> Owner<I> {
     }
 
     /// Whether records found in a file are those that the partition's state means.
-    pub(super) fn counts(&self, id: PartitionId, found: &Reread) -> bool {
+    fn counts(&self, id: PartitionId, found: &Reread<'_>) -> bool {
         let extent = self.log(id).and_then(|log| log.borrow().extent(found.entry.base_offset));
         extent.is_some_and(|extent| extent.location == found.location)
     }
@@ -285,7 +335,10 @@ impl<I: Io> Owner<I> {
         let mut files = BTreeSet::new();
         for (id, mut share) in shares {
             let Some(log) = self.log(id) else { continue };
-            share.retain(|_, found| self.counts(id, found));
+            share.retain(|base, (location, _)| {
+                let extent = log.borrow().extent(*base);
+                extent.is_some_and(|extent| extent.location == *location)
+            });
             let Some(through) = share.keys().next_back().copied() else { continue };
             if let Some(done) = self.fill_segments(&log, through, share, &mut files).await? {
                 moved.push(done);
@@ -364,7 +417,7 @@ impl<I: Io> Owner<I> {
         let mut recorded = growing.bytes;
         for extent in extents {
             let bytes = match share.remove(&extent.base) {
-                Some(found) => found.body,
+                Some((_, body)) => body,
                 None => self.read_extent(&extent).await?,
             };
             if self.is_to_roll(&growing, &extent, &config) {

@@ -262,7 +262,13 @@ impl PartitionLog {
 
     /// The extents that begin at or before `base`, oldest first.
     pub fn extents_through(&self, base: Offset) -> Vec<Extent> {
-        self.extents.iter().take_while(|extent| extent.base <= base).copied().collect()
+        self.extents_between(Offset::MIN, base)
+    }
+
+    /// The extents that begin at or behind `from` and at or before `base`.
+    pub fn extents_between(&self, from: Offset, base: Offset) -> Vec<Extent> {
+        let first = self.extents.partition_point(|extent| extent.base < from);
+        self.extents.range(first..).take_while(|extent| extent.base <= base).copied().collect()
     }
 
     /// What lies before `hot_start` is in `segments` now.

@@ -26,6 +26,7 @@ mod compact;
 mod controller;
 mod coordinator;
 mod drain;
+mod line;
 mod log;
 mod offsets;
 mod pack;
@@ -85,6 +86,7 @@ pub struct Owner<I: Io> {
     ahead: ahead::Ahead,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
+    growth: RefCell<drain::Growth>,
     /// The task that looks after packs.
     tend: tend::Tend,
     /// Deleted topics whose files are to be removed, and the task that does it.
@@ -92,6 +94,8 @@ pub struct Owner<I: Io> {
     cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
+    /// Of the appends that wait for room.
+    line: Rc<line::Line>,
     /// Of the appends that are prepared in the background.
     turns: Rc<turns::Turns>,
     /// Taken by whoever has a batch open.
@@ -106,6 +110,7 @@ impl<I: Io> Owner<I> {
         let group_settings = shared.group_settings();
         let directory = recovered.journal.directory().join("segments");
         let store = Store::new(io.clone(), arena.clone(), directory);
+        let growth = drain::Growth::new(io.now(), recovered.journal.head());
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -119,10 +124,12 @@ impl<I: Io> Owner<I> {
             storage_turn: Mutex::new(()),
             ahead: ahead::Ahead::default(),
             stopping: Cell::new(false),
+            growth: RefCell::new(growth),
             tend: tend::Tend::default(),
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
             next_ticket: Cell::new(1),
+            line: Rc::default(),
             turns: Rc::default(),
             opening: Mutex::new(()),
             topic_configs: RefCell::default(),

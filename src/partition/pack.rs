@@ -14,12 +14,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::drain::{CHECKPOINTS_PER_TURN, Share};
-use super::{Log, Owner};
+use super::drain::CHECKPOINTS_PER_TURN;
+use super::{Extent, Log, Owner};
 use crate::base::buffer::Arena;
 use crate::base::ids::{Offset, PartitionId};
 use crate::io::Io;
-use crate::journal::Reread;
+use crate::journal::{Location, Reread};
 use crate::segment::{Pack, PackWriter, Piece, Segment, Store, Unpacking};
 
 /// Bytes of records that are sorted in memory: the most, and the share of the core's memory.
@@ -31,8 +31,9 @@ const PIECE_BYTES_MAX: u64 = 4 << 20;
 /// Small partitions' records of a batch.
 #[derive(Default)]
 pub(super) struct Small {
-    shares: BTreeMap<PartitionId, Share>,
-    bytes: usize,
+    /// Where each entry's body was in the journal, and where it is in `bodies`.
+    found: BTreeMap<(PartitionId, Offset), (Location, usize)>,
+    bodies: Vec<u8>,
     runs: Vec<Pack>,
     /// Where the runs' records of each partition end.
     ends: BTreeMap<PartitionId, Offset>,
@@ -49,18 +50,37 @@ struct Named {
 
 impl Small {
     pub(super) fn is_empty(&self) -> bool {
-        self.shares.is_empty() && self.runs.is_empty()
+        self.found.is_empty() && self.runs.is_empty()
     }
 
-    pub(super) fn take(&mut self, found: Reread) {
-        self.bytes += found.body.len();
-        let share = self.shares.entry(found.entry.partition).or_default();
-        share.insert(found.entry.base_offset, found);
+    pub(super) fn take(&mut self, found: &Reread<'_>) {
+        let key = (found.entry.partition, found.entry.base_offset);
+        self.found.insert(key, (found.location, self.bodies.len()));
+        self.bodies.extend_from_slice(found.body);
     }
 
     /// Whether there is enough for a run.
     pub(super) fn is_run(&self, arena: &Arena) -> bool {
-        self.bytes >= RUN_BYTES_MAX.min(arena.budget() / RUN_SHARE)
+        self.bodies.len() >= RUN_BYTES_MAX.min(arena.budget() / RUN_SHARE)
+    }
+
+    /// The body of an extent, if it is here.
+    fn body(&self, id: PartitionId, extent: &Extent) -> Option<&[u8]> {
+        let (location, at) = *self.found.get(&(id, extent.base))?;
+        let is_it = location == extent.location;
+        is_it.then(|| self.bodies.get(at..at + location.length as usize))?
+    }
+
+    /// The partitions that are here, and where the last entry of each begins.
+    fn partitions(&self) -> Vec<(PartitionId, Offset)> {
+        let mut partitions: Vec<(PartitionId, Offset)> = Vec::new();
+        for (id, base) in self.found.keys() {
+            match partitions.last_mut().filter(|(last, _)| last == id) {
+                Some((_, through)) => *through = *base,
+                None => partitions.push((*id, *base)),
+            }
+        }
+        partitions
     }
 
     /// What was begun is removed, unless something names it.
@@ -85,26 +105,27 @@ impl<I: Io> Owner<I> {
         small: &mut Small,
         writer: &mut PackWriter<'_, I>,
     ) -> io::Result<()> {
-        small.bytes = 0;
-        for (id, mut share) in std::mem::take(&mut small.shares) {
+        for (id, through) in small.partitions() {
             let Some(log) = self.log(id) else { continue };
-            share.retain(|_, found| self.counts(id, found));
-            let Some(through) = share.keys().next_back().copied() else { continue };
             let end = small.ends.get(&id).copied().unwrap_or(0);
-            let mut extents = log.borrow().extents_through(through);
-            extents.retain(|extent| extent.base >= end);
+            let extents = log.borrow().extents_between(end, through);
             let (Some(first), Some(last)) = (extents.first(), extents.last()) else { continue };
             self.settled(&log, last.next).await?;
+            self.set_pace();
             small.ends.insert(id, last.next);
             writer.begin(id, first.base);
             for extent in &extents {
-                let bytes = match share.remove(&extent.base) {
-                    Some(found) => found.body,
-                    None => self.read_extent(extent).await?,
-                };
-                writer.put(&bytes, extent.next, extent.max_timestamp).await?;
+                match small.body(id, extent) {
+                    Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
+                    None => {
+                        let body = self.read_extent(extent).await?;
+                        writer.put(&body, extent.next, extent.max_timestamp).await?;
+                    }
+                }
             }
         }
+        small.found.clear();
+        small.bodies.clear();
         Ok(())
     }
 
@@ -113,7 +134,7 @@ impl<I: Io> Owner<I> {
         if small.is_empty() {
             return Ok(());
         }
-        if !small.runs.is_empty() && !small.shares.is_empty() {
+        if !small.runs.is_empty() && !small.found.is_empty() {
             self.write_run(small).await?;
         }
         let mut writer = self.store.begin_pack().await?;
@@ -141,6 +162,7 @@ impl<I: Io> Owner<I> {
             if self.is_ending() {
                 return Err(io::Error::other("the node is stopping"));
             }
+            self.set_pace();
             self.write_pieces(*id, segments, writer, &mut from).await?;
         }
         Ok(())

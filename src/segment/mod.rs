@@ -153,6 +153,8 @@ pub struct Store<I: Io> {
     cache: RefCell<Cache<I::File>>,
     packs: RefCell<BTreeMap<u32, pack::Known>>,
     last_pack: Cell<u32>,
+    /// Bytes a second.
+    pace: Cell<Option<f64>>,
 }
 
 impl<I: Io> Store<I> {
@@ -166,6 +168,7 @@ impl<I: Io> Store<I> {
             cache,
             packs: RefCell::default(),
             last_pack: Cell::new(0),
+            pace: Cell::new(None),
         };
         store.find_packs();
         store

@@ -25,11 +25,11 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::read::read_range;
-use super::write::{WRITE_BYTES, fill};
+use super::write::fill;
 use super::{Home, Segment, Store, pack_key, tolerate_absent};
 use crate::base::buffer::AlignedBuffer;
 use crate::base::ids::{Offset, PartitionId, TopicNumber};
-use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
+use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
 
 const FOLDER: &str = "packs";
 const MAGIC: u32 = 0x434c_5031; // "CLP1"
@@ -205,7 +205,7 @@ impl<I: Io> PackWriter<'_, I> {
     async fn write(&mut self, mut left: &[u8]) -> io::Result<()> {
         while !left.is_empty() {
             left = fill(&mut self.chunk, left);
-            if self.chunk.len() == WRITE_BYTES {
+            if self.chunk.len() == self.chunk.capacity() {
                 self.flush().await?;
             }
         }
@@ -221,10 +221,7 @@ impl<I: Io> PackWriter<'_, I> {
         let mut full = std::mem::replace(&mut self.chunk, self.store.take()?);
         full.set_len(used.next_multiple_of(BLOCK_BYTES));
         full[used..].fill(0);
-        let length = full.len() as u64;
-        self.file.write_at(self.at, full.freeze(), Durability::Written).await?;
-        self.at += length;
-        self.store.io.cede().await;
+        self.at += self.store.write_chunk(&*self.file, self.at, full).await?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -16,8 +17,9 @@ use crate::base::buffer::AlignedBuffer;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::wire::records;
 
-/// Bytes of one write.
-pub(super) const WRITE_BYTES: usize = 1 << 20;
+/// Bytes of one write, and of one where others are not to wait for it.
+const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES_PACED: usize = 256 << 10;
 
 impl<I: Io> Store<I> {
     /// Writes whole batches behind the `recorded` bytes of a segment, which is made if none are.
@@ -36,11 +38,9 @@ impl<I: Io> Store<I> {
             let mut left = &piece[..];
             while !left.is_empty() {
                 left = fill(&mut chunk, left);
-                if chunk.len() == WRITE_BYTES {
+                if chunk.len() == chunk.capacity() {
                     let full = std::mem::replace(&mut chunk, self.take()?);
-                    file.write_at(at, full.freeze(), Durability::Written).await?;
-                    at += WRITE_BYTES as u64;
-                    self.io.cede().await;
+                    at += self.write_chunk(&*file, at, full).await?;
                 }
             }
         }
@@ -119,9 +119,37 @@ impl<I: Io> Store<I> {
         Ok(file)
     }
 
+    /// Has appends and packs take their time: so many bytes a second. `None` for as fast as may be.
+    pub fn set_pace(&self, bytes_per_second: Option<f64>) {
+        self.pace.set(bytes_per_second);
+    }
+
+    /// Writes a whole chunk; then others have their turn, as long as the pace asks for. Returns its
+    /// bytes.
+    pub(super) async fn write_chunk(
+        &self,
+        file: &I::File,
+        at: u64,
+        chunk: AlignedBuffer,
+    ) -> io::Result<u64> {
+        let began = self.io.now();
+        let bytes = chunk.len() as u64;
+        file.write_at(at, chunk.freeze(), Durability::Written).await?;
+        match self.pace.get() {
+            Some(pace) => {
+                let due = began + Duration::from_secs_f64(bytes as f64 / pace.max(1.0));
+                self.io.sleep_until(due).await;
+            }
+            None => self.io.cede().await,
+        }
+        Ok(bytes)
+    }
+
+    /// An empty chunk.
     pub(super) fn take(&self) -> io::Result<AlignedBuffer> {
         let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
-        let mut buffer = self.arena.take(WRITE_BYTES).ok_or_else(refused)?;
+        let bytes = if self.pace.get().is_some() { WRITE_BYTES_PACED } else { WRITE_BYTES };
+        let mut buffer = self.arena.take(bytes).ok_or_else(refused)?;
         buffer.set_len(0);
         Ok(buffer)
     }
@@ -141,7 +169,7 @@ impl<I: Io> Store<I> {
     }
 }
 
-/// Appends what fits up to `WRITE_BYTES`; returns the rest.
+/// Appends what fits; returns the rest.
 pub(super) fn fill<'a>(buffer: &mut AlignedBuffer, bytes: &'a [u8]) -> &'a [u8] {
     let room = buffer.capacity().saturating_sub(buffer.len());
     let (now, rest) = bytes.split_at(room.min(bytes.len()));
