@@ -5,7 +5,7 @@
 //!       segment used last; the ones used longest ago go first. At most `HINTS_MAX` places are
 //!       remembered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::SegmentId;
@@ -21,7 +21,7 @@ pub struct Cache<F> {
     /// By `file_key`.
     held: HashMap<SegmentId, Held<F>>,
     /// An offset in a segment and where it stands: a scan goes on there.
-    hints: HashMap<SegmentId, (Offset, u64)>,
+    hints: BTreeMap<(SegmentId, Offset), u64>,
     uses: u64,
     marks: usize,
 }
@@ -34,7 +34,7 @@ struct Held<F> {
 
 impl<F> Default for Cache<F> {
     fn default() -> Self {
-        Cache { held: HashMap::new(), hints: HashMap::new(), uses: 0, marks: 0 }
+        Cache { held: HashMap::new(), hints: BTreeMap::new(), uses: 0, marks: 0 }
     }
 }
 
@@ -79,16 +79,18 @@ impl<F> Cache<F> {
         if self.hints.len() >= HINTS_MAX {
             self.hints.clear();
         }
-        self.hints.insert(id, (offset, position));
+        self.hints.insert((id, offset), position);
     }
 
     pub fn hinted(&self, id: SegmentId, offset: Offset) -> Option<u64> {
-        let (known, position) = *self.hints.get(&id)?;
-        (known == offset).then_some(position)
+        self.hints.get(&(id, offset)).copied()
     }
 
     pub fn forget(&mut self, id: SegmentId) {
-        self.hints.remove(&id);
+        let hints = self.hints.range((id, Offset::MIN)..=(id, Offset::MAX));
+        for hint in hints.map(|(hint, _)| *hint).collect::<Vec<_>>() {
+            self.hints.remove(&hint);
+        }
         if let Some(held) = self.held.remove(&id) {
             self.marks -= held.marks.map_or(0, |marks| marks.len());
         }
@@ -107,7 +109,7 @@ impl<F> Cache<F> {
         for id in ids.copied().collect::<Vec<_>>() {
             self.forget(id);
         }
-        self.hints.retain(|id, _| !is_one(id));
+        self.hints.retain(|(id, _), _| !is_one(id));
     }
 
     fn shrink(&mut self, keep: SegmentId) {

@@ -16,12 +16,13 @@
 //!       bytes before it once more, the same.
 //!   G2  Nothing that is read from a file is given out before every batch's CRC was verified.
 //!   G3  A file's marks only say where to begin; each is checked against the batch that it names.
-//!   G4  Open files and marks in memory are bounded, whatever the number of segments.
+//!   G4  Open files, and marks and what was read in memory, are bounded.
 
 mod cache;
 mod marks;
 mod pack;
 mod read;
+mod spans;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,10 @@ use crate::io::Io;
 use cache::Cache;
 pub use pack::{Pack, PackWriter, Piece, Unpacking};
 pub use read::Span;
+use spans::Spans;
+
+/// The share of the core's memory for what was read lately.
+const SPANS_SHARE: usize = 8;
 
 /// Where the bytes of a segment are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,6 +117,10 @@ impl SegmentId {
         matches!(self.home, Home::Pack { .. })
     }
 
+    fn is_in_pack(self, pack: u32) -> bool {
+        matches!(self.home, Home::Pack { number, .. } if number == pack)
+    }
+
     fn start(self) -> u64 {
         self.home.start()
     }
@@ -151,6 +160,7 @@ pub struct Store<I: Io> {
     arena: Arena,
     directory: PathBuf,
     cache: RefCell<Cache<I::File>>,
+    spans: RefCell<Spans>,
     packs: RefCell<BTreeMap<u32, pack::Known>>,
     last_pack: Cell<u32>,
     /// Bytes a second.
@@ -161,11 +171,13 @@ impl<I: Io> Store<I> {
     /// The store in `directory`, which need not be there. Blocking; for start-up.
     pub fn new(io: I, arena: Arena, directory: PathBuf) -> Store<I> {
         let cache = RefCell::new(Cache::default());
+        let spans = RefCell::new(Spans::new(arena.budget() / SPANS_SHARE));
         let store = Store {
             io,
             arena,
             directory,
             cache,
+            spans,
             packs: RefCell::default(),
             last_pack: Cell::new(0),
             pace: Cell::new(None),
@@ -213,6 +225,7 @@ impl<I: Io> Store<I> {
             return Ok(());
         }
         self.cache.borrow_mut().forget(id);
+        self.spans.borrow_mut().forget(|one| *one == id);
         for path in [self.path(id), self.marks_path(id)] {
             tolerate_absent(self.io.remove(&path).await)?;
         }
@@ -227,6 +240,7 @@ impl<I: Io> Store<I> {
     ) -> std::io::Result<()> {
         // A stray that is open must not be written to once its name is gone.
         self.cache.borrow_mut().forget_partition(partition);
+        self.spans.borrow_mut().forget(|one| one.partition == partition);
         let directory = self.partition_directory(partition);
         let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
         let names = segments.iter().filter_map(|segment| segment.id(partition).name());
@@ -242,6 +256,7 @@ impl<I: Io> Store<I> {
     /// Removes everything of a topic.
     pub async fn remove_topic(&self, topic: TopicNumber) -> std::io::Result<()> {
         self.cache.borrow_mut().forget_topic(topic);
+        self.spans.borrow_mut().forget(|one| one.partition.topic == topic);
         let directory = self.topic_directory(topic);
         for partition in self.names_in(&directory) {
             let partition = directory.join(partition);

@@ -173,6 +173,7 @@ impl<I: Io> Store<I> {
     /// Removes a pack.
     pub async fn remove_pack(&self, number: u32) -> io::Result<()> {
         self.cache.borrow_mut().forget(pack_key(number));
+        self.spans.borrow_mut().forget(|one| one.is_in_pack(number));
         tolerate_absent(self.io.remove(&self.pack_path(number)).await)?;
         self.packs.borrow_mut().remove(&number);
         Ok(())

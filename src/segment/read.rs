@@ -23,10 +23,62 @@ pub struct Span {
     pub next: Offset,
 }
 
+impl Span {
+    /// The leading batches within `bytes_max`.
+    fn up_to(self, bytes_max: usize) -> Span {
+        if self.batches.len() <= bytes_max {
+            return self;
+        }
+        let (mut length, mut next) = (0, self.next);
+        for (header, batch) in records::batches(&self.batches) {
+            if length + batch.len() > bytes_max {
+                break;
+            }
+            length += batch.len();
+            next = header.next_offset();
+        }
+        Span { batches: self.batches.slice(..length), next }
+    }
+}
+
 impl<I: Io> Store<I> {
     /// Batches from the one that holds `from`, or the next one behind it, up to `bytes_max`; one in
     /// any case, unless the segment ends before `from`.
     pub async fn read(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        from: Offset,
+        bytes_max: usize,
+    ) -> io::Result<Span> {
+        if let Some(span) = self.held(id, from, bytes_max) {
+            return Ok(span);
+        }
+        let under_way = self.spans.borrow_mut().under_way(id, from);
+        let turn = under_way.lock().await;
+        let outcome = match self.held(id, from, bytes_max) {
+            Some(span) => Ok(span),
+            None => match self.read_file(id, segment, from, bytes_max).await {
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    self.spans.borrow_mut().clear();
+                    self.read_file(id, segment, from, bytes_max).await
+                }
+                outcome => outcome,
+            },
+        };
+        drop(turn);
+        self.spans.borrow_mut().ended(id, from);
+        outcome
+    }
+
+    /// What was read lately.
+    fn held(&self, id: SegmentId, from: Offset, bytes_max: usize) -> Option<Span> {
+        let (batches, next) = self.spans.borrow_mut().find(id, from, bytes_max)?;
+        Some(Span { batches, next })
+    }
+
+    /// As `read`, from the file whatever was read of it before.
+    pub async fn read_file(
         &self,
         id: SegmentId,
         segment: &Segment,
@@ -57,10 +109,16 @@ impl<I: Io> Store<I> {
                 wanted = bytes;
                 continue;
             }
-            let (length, next) = take_verified(&found, bytes_max.max(bytes))
+            let (length, next) = take_verified(&found, found.len())
                 .map_err(|why| self.damaged(id, position, why))?;
-            self.cache.borrow_mut().hint(id, next, position + length as u64);
-            return Ok(Span { batches: found.slice(..length), next });
+            let whole = Span { batches: found.slice(..length), next };
+            let memory = window.len();
+            self.spans.borrow_mut().hold((id, from), whole.batches.clone(), next, memory);
+            let span = whole.up_to(bytes_max.max(bytes));
+            let mut cache = self.cache.borrow_mut();
+            cache.hint(id, next, position + length as u64);
+            cache.hint(id, span.next, position + span.batches.len() as u64);
+            return Ok(span);
         }
         Ok(Span { batches: Bytes::new(), next: segment.next })
     }

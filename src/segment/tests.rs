@@ -294,7 +294,7 @@ fn partitions_that_share_a_pack_are_read_from_it_as_from_files_of_their_own() {
             let model = &models[0];
             let path = store.pack_path(pack.number);
             node.disk().flip_bit(&path, pack.pieces[0].position + 40, 1);
-            let error = store.read(model.id, &model.segment, ID.base, 1).await;
+            let error = store.read_file(model.id, &model.segment, ID.base, 1).await;
             let error = error.expect_err("damaged").to_string();
             assert!(error.contains("0000000004.pack"), "{error}");
             let next = store.begin_pack().await.expect("a sound disk");

@@ -67,8 +67,8 @@ met! {
     /// Segment files that are there at the end, and journal files that were used again.
     segments,
     reused,
-    /// The numbers of the newest packs: more than there are files, where packs were merged.
     packs,
+    merged,
     /// Segment files that compaction wrote and that are there at the end, and offsets that it has
     /// made empty before readers' eyes.
     compacted,

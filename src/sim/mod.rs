@@ -65,6 +65,8 @@ struct Plan {
     compression: &'static str,
     timestamp_type: &'static str,
     max_lag_ms: &'static str,
+    /// Four of them are a core's journal.
+    journal_file_bytes: u64,
 }
 
 impl Plan {
@@ -88,6 +90,7 @@ impl Plan {
                 _ => "producer",
             },
             max_lag_ms: if seed % 4 == 1 { "20" } else { "9223372036854775807" },
+            journal_file_bytes: if seed % 6 == 2 { 64 << 10 } else { 256 << 10 },
             timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }
@@ -208,7 +211,9 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
     let (segments, reused) = server.files_met();
     stage.history().met.segments += segments;
     stage.history().met.reused += reused;
-    stage.history().met.packs += server.packs_met();
+    let (packs, merged) = server.packs_met();
+    stage.history().met.packs += packs;
+    stage.history().met.merged += merged;
     stage.history().met.compacted += server.compacted_met();
     assert_eq!(world.live_connections(), 0, "seed {seed}: connections outlive the node");
     let met = stage.history().met;

@@ -20,9 +20,8 @@ use crate::partition::Shared;
 
 const PORT: u16 = 9092;
 const MEMORY_BYTES: usize = 16 << 20;
-/// Small, so that old files are drained all the time.
-const JOURNAL_FILE_BYTES: u64 = 256 << 10;
-const JOURNAL_BYTES: u64 = 1 << 20;
+/// Few, so that old ones are drained all the time.
+const JOURNAL_FILES: u64 = 4;
 const FLUSH_WITHIN: Duration = Duration::from_millis(20);
 /// A core that says nothing for so long, in virtual time, has not started.
 const BOOT_TIME: Duration = Duration::from_secs(60);
@@ -87,24 +86,24 @@ impl Server {
         let numbers = files.iter().filter_map(|path| {
             path.file_name()?.to_str()?.strip_prefix("journal-")?.parse::<u64>().ok()
         });
-        let most = JOURNAL_BYTES / JOURNAL_FILE_BYTES;
-        (segments.count() as u64, numbers.filter(|number| *number >= most).count() as u64)
+        (segments.count() as u64, numbers.filter(|number| *number >= JOURNAL_FILES).count() as u64)
     }
 
-    /// The number of the newest pack of each core.
-    pub fn packs_met(&self) -> u64 {
+    /// Packs that were ever made, and those of them that must have been merged: a core merges
+    /// eight.
+    pub fn packs_met(&self) -> (u64, u64) {
         let mut newest = std::collections::BTreeMap::new();
         for path in self.disk().files() {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Some(number) =
-                name.strip_suffix(".pack").and_then(|stem| stem.parse::<u64>().ok())
-            {
+            let number = name.strip_suffix(".pack").and_then(|stem| stem.parse::<u64>().ok());
+            if let Some(number) = number {
                 let known: &mut u64 =
                     newest.entry(path.parent().map(Path::to_path_buf)).or_default();
                 *known = number.max(*known);
             }
         }
-        newest.into_values().sum()
+        let made = newest.values().sum();
+        (made, newest.values().map(|number| (number - 1) / 8 * 8).sum())
     }
 
     pub fn set_clock_skew(&self, millis: i64) {
@@ -156,10 +155,10 @@ impl Server {
     fn journal(&self, core: u16) -> journal::Settings {
         journal::Settings {
             directory: format!("/data/core-{core}").into(),
-            file_bytes: JOURNAL_FILE_BYTES,
-            bytes_max: JOURNAL_BYTES,
-            kept_bytes: JOURNAL_FILE_BYTES,
-            group_bytes_max: 64 << 10,
+            file_bytes: self.plan.journal_file_bytes,
+            bytes_max: JOURNAL_FILES * self.plan.journal_file_bytes,
+            kept_bytes: self.plan.journal_file_bytes,
+            group_bytes_max: 32 << 10,
             pending_bytes_max: 256 << 10,
             tail_bytes_max: 64 << 10,
             flush: if self.plan.flushed { Flush::EveryGroup } else { Flush::Within(FLUSH_WITHIN) },
