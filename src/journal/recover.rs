@@ -31,6 +31,9 @@ use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::journal::files::Files;
 use crate::journal::space::Space;
 
+/// Bytes read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+
 /// What a new journal's first file is given before the first write.
 const FIRST_FILE_BYTES: u64 = 1 << 20;
 /// Sequence numbers left out at each start (R2).
@@ -136,7 +139,7 @@ async fn identify<F: File>(
     let mut known = None;
     for number in numbers {
         let path = || files::path(&settings.directory, *number);
-        let mut window = Window::default();
+        let mut window = Window::new(WINDOW_BYTES);
         let Some(file) = files.get(*number) else { continue };
         let header = match read_header(&*file, *number, 0, &mut window).await {
             Ok(Ok(header)) => header,
@@ -277,7 +280,7 @@ impl<F: File> Scan<'_, F> {
     ) -> Result<Head, OpenError> {
         let mut number = first;
         let mut address = self.first_address;
-        let mut window = Window::default();
+        let mut window = Window::new(WINDOW_BYTES);
         loop {
             let flaw = match self.at(address, number, &mut window).await? {
                 Found::Group(header) if self.follows(&header) => {
@@ -412,7 +415,7 @@ impl<F: File> Scan<'_, F> {
         end: End,
         files: RangeInclusive<u64>,
     ) -> Result<(), OpenError> {
-        let mut window = Window::default();
+        let mut window = Window::new(WINDOW_BYTES);
         for number in files {
             let start = number * self.settings.file_bytes;
             let length = self.files.get(number).map_or(0, |file| file.len());
@@ -432,7 +435,7 @@ impl<F: File> Scan<'_, F> {
 
     /// What is damaged, when a group in the file `proof` shows that something is.
     async fn damage(&self, end: End, proof: u64) -> OpenError {
-        let mut window = Window::default();
+        let mut window = Window::new(WINDOW_BYTES);
         // A file that ends well was followed by one whose beginning is bad.
         let ends_well = matches!(end.flaw, None | Some(Flaw::NoGroup));
         let (number, position, flaw) = if ends_well && proof > end.number {

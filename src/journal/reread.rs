@@ -12,6 +12,9 @@ use super::window::Window;
 use super::{Inner, Location, files};
 use crate::io::Io;
 
+/// Bytes read at a time: commits wait for the device meanwhile.
+const WINDOW_BYTES: usize = 128 << 10;
+
 /// An entry with its body, read again.
 #[derive(Clone, Copy, Debug)]
 pub struct Reread<'a> {
@@ -38,13 +41,24 @@ pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<
         state.files.oldest_left(from).filter(|(_, end)| *end <= state.written.end)?
     };
     let address = number * inner.settings.file_bytes;
-    Some(Rereading { inner: inner.clone(), number, address, end, window: Window::default() })
+    Some(Rereading {
+        inner: inner.clone(),
+        number,
+        address,
+        end,
+        window: Window::new(WINDOW_BYTES),
+    })
 }
 
 impl<I: Io> Rereading<I> {
     /// Everything in the file lies below this address.
     pub fn file_end(&self) -> u64 {
         (self.number + 1) * self.inner.settings.file_bytes
+    }
+
+    /// Where the next group begins.
+    pub fn address(&self) -> u64 {
+        self.address
     }
 
     /// Gives `take` the entries of the next group; false after the last one.

@@ -1,4 +1,4 @@
-//! Reading a journal file in stretches, for recovery.
+//! Reading a journal file in stretches, for recovery and for drains.
 //!
 //! Invariants
 //!   V1  Memory is bounded by the larger of one window and one group.
@@ -8,18 +8,20 @@ use std::io;
 use crate::base::buffer::AlignedBuffer;
 use crate::io::{BLOCK_BYTES, File};
 
-/// Bytes read at a time.
-const WINDOW_BYTES: usize = 1 << 20;
-
 /// A stretch of a file in memory.
-#[derive(Default)]
 pub struct Window {
+    /// Bytes read at a time.
+    least: usize,
     number: u64,
     start: u64,
     buffer: Option<AlignedBuffer>,
 }
 
 impl Window {
+    pub fn new(least: usize) -> Window {
+        Window { least, number: 0, start: 0, buffer: None }
+    }
+
     /// `length` bytes at the block-aligned `position` of a file.
     pub async fn bytes<F: File>(
         &mut self,
@@ -36,7 +38,7 @@ impl Window {
             self.buffer = None;
             let left =
                 file.len().saturating_sub(position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-            let wanted = length.next_multiple_of(BLOCK_BYTES).max(WINDOW_BYTES);
+            let wanted = length.next_multiple_of(BLOCK_BYTES).max(self.least);
             let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
             self.buffer = Some(file.read_at(position, wanted).await?);
             self.number = number;

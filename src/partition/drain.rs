@@ -41,8 +41,12 @@ use crate::journal::{
 use crate::metadata;
 use crate::segment::{Home, Segment, SegmentId};
 
-/// Bytes of records that are moved at a time.
-const STRETCH_BYTES: usize = 8 << 20;
+/// Bytes of records that are moved at a time: the most, and the share of the core's memory. Each
+/// partition's file is flushed as often.
+const STRETCH_BYTES_MAX: usize = 32 << 20;
+const STRETCH_SHARE: usize = 16;
+/// Bytes of a file that are looked at before others have their turn.
+const LOOK_BYTES: u64 = 64 << 10;
 /// The most that a batch drains, as a share of the journal, and in bytes.
 const BATCH_SHARE: u64 = 4;
 const BATCH_BYTES_MAX: u64 = 512 << 20;
@@ -58,10 +62,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 /// A journal filled to more than this many eighths is drained as fast as may be.
 const HASTE_EIGHTHS: u64 = 6;
-/// Otherwise a drain writes as many times the bytes that the journal takes meanwhile (small
-/// partitions' are written twice), and so many bytes a second more.
-const PACE_FACTOR: f64 = 3.0;
-const PACE_BYTES: f64 = 8e6;
+/// Otherwise a drain writes as many times the bytes that the journal takes meanwhile, twice as many
+/// from so many eighths on (small partitions' are written twice), and so many bytes a second more.
+const PACE_FACTOR: f64 = 1.5;
+const TWICE_EIGHTHS: u64 = 5;
+const PACE_BYTES: f64 = 4e6;
 /// How often the pace is set.
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Checkpoints that are written before others have their turn.
@@ -221,9 +226,10 @@ impl<I: Io> Owner<I> {
         if elapsed < PACE_INTERVAL {
             return;
         }
+        let times = if used * 8 > most * TWICE_EIGHTHS { 2.0 } else { 1.0 };
         let grown = (head - growth.head) as f64 / elapsed.as_secs_f64();
         *growth = Growth { at: now, head };
-        self.store.set_pace(Some(grown * PACE_FACTOR + PACE_BYTES));
+        self.store.set_pace(Some(grown * PACE_FACTOR * times + PACE_BYTES));
     }
 
     /// Files that are drained together.
@@ -241,9 +247,15 @@ impl<I: Io> Owner<I> {
 
     /// Moves what counts in a file, or sets it aside for the pack.
     async fn drain_file(&self, file: &mut Rereading<I>, batch: &mut Batch) -> io::Result<()> {
+        let stretch = STRETCH_BYTES_MAX.min(self.arena.budget() / STRETCH_SHARE);
+        let mut seen = file.address();
         while file.next(|found| self.sort(&found, batch)).await? {
             self.set_pace();
-            if batch.large_bytes >= STRETCH_BYTES {
+            if file.address() >= seen + LOOK_BYTES {
+                seen = file.address();
+                self.io.cede().await;
+            }
+            if batch.large_bytes >= stretch {
                 batch.large_bytes = 0;
                 self.move_stretch(std::mem::take(&mut batch.large)).await?;
             }

@@ -19,7 +19,7 @@ use crate::wire::records;
 
 /// Bytes of one write, and of one where others are not to wait for it.
 const WRITE_BYTES: usize = 1 << 20;
-const WRITE_BYTES_PACED: usize = 256 << 10;
+const WRITE_BYTES_PACED: usize = 64 << 10;
 
 impl<I: Io> Store<I> {
     /// Writes whole batches behind the `recorded` bytes of a segment, which is made if none are.
