@@ -51,8 +51,15 @@ impl Loaded for Node {
 }
 
 fn json(output: &Output, line: &str) -> Value {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {errors}");
+    if !output.status.success() {
+        let [said, told] =
+            [&output.stderr, &output.stdout].map(|text| String::from_utf8_lossy(text).into_owned());
+        // Where only the names of failed tests are kept, the words are still there.
+        let kept = std::env::temp_dir().join(format!("corelog-load-{}.txt", std::process::id()));
+        let words = format!("corelog load {line}: {}\n{said}\n{told}\n", output.status);
+        fs::write(&kept, &words).expect("writable");
+        panic!("{words}kept in {}", kept.display());
+    }
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 

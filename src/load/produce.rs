@@ -101,8 +101,13 @@ impl<I: Io> Hands<I> {
 
     /// Takes up what is due and sends what is ready on one lane.
     async fn drive(self: &Rc<Self>, lane: usize) {
+        let began = self.core.now();
         loop {
             let now = self.core.now();
+            if now >= began + TURN_NANOS {
+                // Without acknowledgements there may be room in the socket for ever.
+                return self.bell.ring();
+            }
             self.mind.borrow_mut().fill(now, &mut self.core.recorder.borrow_mut());
             let Some(stream) = self.stream(lane) else { return };
             let Some(pieces) = self.mind.borrow_mut().take(lane, now) else { return };

@@ -84,14 +84,19 @@ impl Target {
     }
 }
 
-/// Creates what is missing and asks for everything the cores need.
+/// Creates what is missing and asks for everything the cores need. A broker that is not there is
+/// told at once; connections that break later are made again.
 pub fn settle(plan: &Plan) -> Result<Target, Failure> {
     let mut cluster = Cluster::reach_in(&plan.bootstrap, manner(plan))?;
+    persist(|| settle_in(&mut cluster, plan).map(Attempt::Done))
+}
+
+fn settle_in(cluster: &mut Cluster, plan: &Plan) -> Result<Target, Failure> {
     let mut target = Target { topics: plan.topics.clone(), ..Target::default() };
     let mut leaders = Vec::new();
     for (index, name) in plan.topics.iter().enumerate() {
-        let topic = ready_topic(&mut cluster, plan, name)?;
-        let (starts, ends) = offsets(&mut cluster, plan, &topic)?;
+        let topic = ready_topic(cluster, plan, name)?;
+        let (starts, ends) = offsets(cluster, plan, &topic)?;
         for partition in &topic.partitions {
             leaders.push(partition.leader);
             let of = |offsets: &Offsets| offsets.get(&partition.index).copied();
@@ -103,9 +108,9 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
             });
         }
     }
-    check_addresses(&cluster, &leaders)?;
+    check_addresses(cluster, &leaders)?;
     target.route =
-        Arc::new(Route::default().next(&leaders, &addresses(&cluster)).with_hosts(hosts(&cluster)));
+        Arc::new(Route::default().next(&leaders, &addresses(cluster)).with_hosts(hosts(cluster)));
     let node = leaders.iter().min().copied().unwrap_or(0);
     let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
     target.produce_version = version(ApiKey::Produce)?;
@@ -118,13 +123,13 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
         target.versions.insert(*api, version);
     }
     if let Some(transactions) = &plan.transactions {
-        settle_transactions(&mut cluster, plan, transactions, &mut target)?;
+        settle_transactions(cluster, plan, transactions, &mut target)?;
     } else if plan.idempotent {
         for _ in 0..plan.producers {
             target.identities.push(cluster.new_producer()?);
         }
     }
-    target.durability = durability(&mut cluster, node).unwrap_or_default();
+    target.durability = durability(cluster, node).unwrap_or_default();
     Ok(target)
 }
 
