@@ -1,9 +1,11 @@
 //! The costs of the codec and of the minds on the hot path, without I/O: decode and encode, batch
-//! checks, a journal group, a mailbox, a consumer group. Where the `kafka-protocol` crate does the
-//! same work, it stands beside ours.
+//! checks, a journal group, index and cache of segments, a mailbox, a consumer group. Where the
+//! `kafka-protocol` crate does the same work, it stands beside ours.
 //!
 //! `cargo bench --bench codec [filter]`; without `--bench`, as in `cargo test --bench codec`, each
 //! runs once. The simulated disk copies what it is given: that is part of the journal's figure.
+
+mod bodies;
 
 use std::hint::black_box;
 
@@ -41,6 +43,7 @@ criterion_group!(
     metadata_responses,
     record_batches,
     journal_groups,
+    segments,
     mailboxes,
     consumer_groups
 );
@@ -253,6 +256,15 @@ fn journal_groups(criterion: &mut Criterion) {
             });
         });
     });
+}
+
+/// Where reading of a segment begins, and what is kept of segments.
+fn segments(criterion: &mut Criterion) {
+    let of_segments = |name: &&str| name.starts_with("index: ") || name.starts_with("cache: ");
+    for (name, make) in bodies::ALL.iter().filter(|(name, _)| of_segments(name)) {
+        let mut body = make();
+        criterion.bench_function(name, |bencher| bencher.iter(&mut body));
+    }
 }
 
 fn mailboxes(criterion: &mut Criterion) {

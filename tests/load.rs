@@ -51,8 +51,15 @@ impl Loaded for Node {
 }
 
 fn json(output: &Output, line: &str) -> Value {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{line}: {errors}");
+    if !output.status.success() {
+        let [said, told] =
+            [&output.stderr, &output.stdout].map(|text| String::from_utf8_lossy(text).into_owned());
+        // Where only the names of failed tests are kept, the words are still there.
+        let kept = std::env::temp_dir().join(format!("corelog-load-{}.txt", std::process::id()));
+        let words = format!("corelog load {line}: {}\n{said}\n{told}\n", output.status);
+        fs::write(&kept, &words).expect("writable");
+        panic!("{words}kept in {}", kept.display());
+    }
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
@@ -324,9 +331,47 @@ fn against(address: &str, line: &str, more: &[String]) -> Value {
     report["runs"][0].clone()
 }
 
+/// Transactions of Apache Kafka: committed ones are read, aborted ones are not, and who is fenced
+/// says so.
+fn transactions_end_as_they_should(kafka: &Kafka) {
+    let line = "verify --rate 2000 -d 2s --warm-up 0 --partitions 3 --producers 2 --consumers 2 \
+                --transactions 50 --abort-share 0.4 --topic transacted";
+    let run = against(&kafka.plain, line, &[]);
+    let (tally, verdict) = (&run["transactions"], &run["verify"]);
+    assert_eq!((&verdict["clean"], &run["failed_records"]), (&true.into(), &0.into()), "{run}");
+    assert!(number(&tally["aborted"]) > 0, "{run}");
+    assert_eq!(number(&verdict["acknowledged"]), number(&verdict["received"]), "{run}");
+    assert_eq!(number(&tally["committed"]) + number(&tally["aborted"]), 80, "{run}");
+    // What another run left is read too, but for what was aborted.
+    let read = against(
+        &kafka.plain,
+        "consume --partitions 3 --topic transacted --isolation read_committed -d 30s",
+        &[],
+    );
+    assert_eq!(read["consume"]["records"], verdict["received"], "{read}");
+    let all = against(&kafka.plain, "consume --partitions 3 --topic transacted -d 30s", &[]);
+    assert_eq!(all["consume"]["records"], 4000, "{all}");
+    let fence = "produce --rate 500 --warm-up 0 --topic fenced --transactions 20 \
+                 --transactional-id same --json -";
+    let start = |duration: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("load").args(fence.split(' ')).args(["-d", duration]);
+        command.args(["--bootstrap", &kafka.plain]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("started")
+    };
+    let first = start("6s");
+    std::thread::sleep(Duration::from_secs(3));
+    let second = json(&start("1s").wait_with_output().expect("it ends"), "the second");
+    assert_eq!(second["runs"][0]["failed_records"], 0, "{second}");
+    let first = json(&first.wait_with_output().expect("it ends"), "the first");
+    let notes = first["runs"][0]["notes"].to_string();
+    assert!(notes.contains("producer 0 was fenced"), "{first}");
+}
+
 #[test]
-fn apache_kafka_is_loaded_in_groups_and_behind_tls_and_sasl() {
+fn apache_kafka_is_loaded_in_groups_and_transactions_and_behind_tls_and_sasl() {
     let Some(kafka) = Kafka::start() else { return };
+    transactions_end_as_they_should(&kafka);
     let line = "verify --rate 1000 -d 2s --warm-up 0 --partitions 4 --producers 2 --consumers 4 \
                 --groups 2 --idempotent --topic grouped";
     let run = against(&kafka.plain, line, &[]);
@@ -364,6 +409,19 @@ fn apache_kafka_is_loaded_in_groups_and_behind_tls_and_sasl() {
     assert!(said.contains("user `ann` is refused: SASL_AUTHENTICATION_FAILED"), "{said}");
     let said = refused(vec!["--tls".to_string()]);
     assert!(said.contains("invalid peer certificate"), "{said}");
+}
+
+#[test]
+fn a_broker_without_transactions_is_told_in_a_sentence() {
+    let node = Node::start();
+    let output = node.command("produce --transactions 100").output().expect("started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let wanted = "has no transactions, as it does not serve AddPartitionsToTxn: leave \
+                  --transactions out";
+    assert!(said.contains(wanted), "{said}");
+    let run = node.measures("verify --rate 500 -d 1s --warm-up 0 --isolation read_committed");
+    assert_eq!((&run["verify"]["clean"], &run["verify"]["received"]), (&true.into(), &500.into()));
 }
 
 #[test]

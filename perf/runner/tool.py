@@ -146,6 +146,13 @@ class KafkaTools:
         words += ["--fetch-size", options.fetch_bytes]
         return outcome_of_consumer(self.ask("ConsumerPerformance", words, folder, seconds))
 
+    def end_to_end(self, topic, port, records, record_bytes, folder):
+        """EndToEndLatency: each record is sent when the one before has been received."""
+        words = ["--bootstrap-server", f"127.0.0.1:{port}", "--topic", topic]
+        words += ["--num-records", records, "--producer-acks", "all"]
+        words += ["--record-size", record_bytes]
+        return outcome_of_end_to_end(self.ask("EndToEndLatency", words, folder, records))
+
     def ask(self, tool, words, folder, seconds):
         argv = [*self.java, f"org.apache.kafka.tools.{tool}", *words]
         return finish(argv, folder, seconds + GRACE_SECONDS)
@@ -210,6 +217,16 @@ def outcome_of_consumer(text):
         "consume_mb_per_s": float(total["fetch.MB.sec"]) * 2**20 / 1e6,
     }
     return Outcome(figures, consumed_bytes=megabytes * 1e6, raw=text)
+
+
+def outcome_of_end_to_end(text):
+    """From the percentiles at the end of EndToEndLatency, which are whole milliseconds."""
+    found = re.search(r"50th = (\d+), 99th = (\d+), 99.9th = (\d+)", text)
+    if not found:
+        raise RuntimeError(f"EndToEndLatency gave no percentiles:\n{text[-1000:]}")
+    p50, p99, p999 = map(float, found.groups())
+    figures = {"e2e_p50_ms": p50, "e2e_p99_ms": p99, "e2e_p999_ms": p999}
+    return Outcome(figures, {"e2e": [[0.5, p50], [0.99, p99], [0.999, p999]]}, raw=text)
 
 
 def finish(argv, folder, seconds):

@@ -23,6 +23,10 @@ pub const LATEST: i64 = -1;
 /// The time of a ListOffsets request that stands for the start of a partition.
 pub const EARLIEST: i64 = -2;
 
+/// What a coordinator coordinates, as FindCoordinator has it.
+const KEY_TYPE_GROUP: i8 = 0;
+pub const KEY_TYPE_TRANSACTION: i8 = 1;
+
 /// Which broker a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
@@ -141,6 +145,32 @@ impl Cluster {
         })
     }
 
+    /// A producer id and epoch under a transactional id, and the broker that coordinates it. An
+    /// earlier producer of the same id is fenced, and its transaction aborted.
+    pub fn new_transactional_producer(
+        &mut self,
+        id: &str,
+        timeout_ms: i32,
+    ) -> Result<((i64, i16), i32), Failure> {
+        persist(|| {
+            let node = self.find_coordinator(KEY_TYPE_TRANSACTION, id)?;
+            let request = init_producer_id::Request {
+                transactional_id: Some(id),
+                transaction_timeout_ms: timeout_ms,
+                ..Default::default()
+            };
+            let answer = self.call(To::Node(node), ApiKey::InitProducerId, NEWEST, &request)?;
+            let answer: init_producer_id::Response = answer.decode()?;
+            let what = format!("a producer id for transactional id `{id}`");
+            Ok(match judge(ErrorCode(answer.error_code), &what, None)? {
+                Attempt::Done(()) => {
+                    Attempt::Done(((answer.producer_id, answer.producer_epoch), node))
+                }
+                Attempt::Again(why) => Attempt::Again(why),
+            })
+        })
+    }
+
     /// Sends a request and waits for its answer.
     pub fn call<'q>(
         &mut self,
@@ -231,13 +261,29 @@ impl Cluster {
 
     /// The offsets of a topic's partitions at a time, `EARLIEST` or `LATEST`.
     pub fn offsets(&mut self, topic: &Topic, time: i64) -> Result<BTreeMap<i32, i64>, Failure> {
+        self.offsets_in(topic, time, 0)
+    }
+
+    /// The same at an isolation level: at 1 the end is where the first open transaction begins.
+    pub fn offsets_in(
+        &mut self,
+        topic: &Topic,
+        time: i64,
+        isolation_level: i8,
+    ) -> Result<BTreeMap<i32, i64>, Failure> {
         let mut offsets = BTreeMap::new();
         let mut topic = topic.clone();
         persist(|| {
             let mut again = None;
             for (leader, partitions) in topic.by_leader() {
                 let missing = partitions.into_iter().filter(|index| !offsets.contains_key(index));
-                let found = self.offsets_at(leader, &topic.name, missing.collect(), time)?;
+                let partition = |partition_index| list_offsets::ListOffsetsPartition {
+                    partition_index,
+                    timestamp: time,
+                    ..Default::default()
+                };
+                let partitions = missing.map(partition).collect();
+                let found = self.offsets_at(leader, &topic.name, partitions, isolation_level)?;
                 for (index, code, offset) in found {
                     let what = format!("offsets of partition {index} of `{}`", topic.name);
                     match judge(code, &what, None)? {
@@ -257,20 +303,14 @@ impl Cluster {
         &mut self,
         leader: i32,
         name: &str,
-        partitions: Vec<i32>,
-        timestamp: i64,
+        partitions: Vec<list_offsets::ListOffsetsPartition>,
+        isolation_level: i8,
     ) -> Result<Vec<(i32, ErrorCode, i64)>, Failure> {
-        let partition = |partition_index| list_offsets::ListOffsetsPartition {
-            partition_index,
-            timestamp,
-            ..Default::default()
-        };
-        let partitions = partitions.into_iter().map(partition).collect();
         let request = list_offsets::Request {
             replica_id: -1,
             topics: vec![list_offsets::ListOffsetsTopic { name, partitions }],
             timeout_ms: REQUEST_TIME_MS,
-            ..Default::default()
+            isolation_level,
         };
         let answer = self.call(To::Node(leader), ApiKey::ListOffsets, NEWEST, &request)?;
         let answer: list_offsets::Response<'_> = answer.decode()?;
@@ -281,13 +321,13 @@ impl Cluster {
 
     /// The broker that coordinates a group.
     pub fn coordinator(&mut self, group: &str) -> Result<To, Failure> {
+        self.find_coordinator(KEY_TYPE_GROUP, group).map(To::Node)
+    }
+
+    fn find_coordinator(&mut self, key_type: i8, key: &str) -> Result<i32, Failure> {
         persist(|| {
             self.topics(Some(&[]), false)?;
-            let request = find_coordinator::Request {
-                key: group,
-                coordinator_keys: vec![group],
-                ..Default::default()
-            };
+            let request = find_coordinator::Request { key, key_type, coordinator_keys: vec![key] };
             let answer = self.call(To::Any, ApiKey::FindCoordinator, NEWEST, &request)?;
             let version = answer.version();
             let answer: find_coordinator::Response<'_> = answer.decode()?;
@@ -297,9 +337,10 @@ impl Cluster {
                 }
                 _ => (answer.node_id, answer.error_code, answer.error_message),
             };
-            let what = format!("the coordinator of group `{group}`");
+            let kind = if key_type == KEY_TYPE_GROUP { "group" } else { "transactional id" };
+            let what = format!("the coordinator of {kind} `{key}`");
             Ok(match judge(ErrorCode(code), &what, message)? {
-                Attempt::Done(()) => Attempt::Done(To::Node(node)),
+                Attempt::Done(()) => Attempt::Done(node),
                 Attempt::Again(why) => Attempt::Again(why),
             })
         })

@@ -96,6 +96,7 @@ fn ready(pieces: Vec<Bytes>) -> Answer {
 fn find_api(start: RequestStart) -> Result<ApiKey, Closed> {
     let RequestStart { key, version, .. } = start;
     let api = ApiKey::from_i16(key)
+        .filter(|api| api.is_served())
         .ok_or_else(|| Closed(format!("API key {key} (version {version}) is not served")))?;
     if api.versions().contains(&version) {
         return Ok(api);

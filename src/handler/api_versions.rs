@@ -31,7 +31,7 @@ pub fn unsupported_api_versions(correlation: i32) -> Vec<Bytes> {
 }
 
 fn response(error: ErrorCode) -> Response<'static> {
-    let api_keys = ApiKey::ALL.iter().map(|api| {
+    let api_keys = ApiKey::ALL.iter().filter(|api| api.is_served()).map(|api| {
         let (min_version, max_version) = api.advertised().into_inner();
         ApiVersion { api_key: *api as i16, min_version, max_version }
     });

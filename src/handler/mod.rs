@@ -183,5 +183,6 @@ pub async fn handle<I: Io>(
         ApiKey::ListGroups => list_groups::handle(handlers, request).await,
         ApiKey::DeleteGroups => delete_groups::handle(handlers, request).await,
         ApiKey::Produce => unreachable!("the connection admits it in order"),
+        ApiKey::AddPartitionsToTxn | ApiKey::EndTxn => unreachable!("the connection refuses them"),
     }
 }

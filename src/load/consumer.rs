@@ -9,16 +9,21 @@
 //!   C2  Within a session a partition is named only when its position changed.
 //!   C3  When the partitions of a lane change, its session is left for a new one, and an answer
 //!       that is still under way is dropped: its positions may be another consumer's now.
+//!   C4  Where only committed records are wanted, those of aborted transactions are passed over,
+//!       and a lane has nothing more only if its partitions are read to their high watermarks:
+//!       records of a transaction whose end is not written yet are still to come.
 
+mod aborted;
 mod recover;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aborted::Aborted;
 use bytes::Bytes;
 
 use super::ledger::{Ledger, Stream};
-use super::options::Mode;
+use super::options::{Isolation, Mode};
 use super::payload::Stamp;
 use super::producer::{Shape, Strange};
 use super::recorder::{Count, Recorder};
@@ -240,6 +245,7 @@ impl Consumer {
         let request = fetch::Request {
             max_wait_ms: wait_ms,
             min_bytes: 1,
+            isolation_level: self.shape.plan.isolation.level(),
             max_bytes: ANSWER_BYTES_MAX.max(self.shape.plan.fetch_bytes),
             session_id: lane.session,
             session_epoch: lane.session_epoch,
@@ -295,7 +301,15 @@ impl Consumer {
         }
         recorder.received(count);
         recorder.lag(self.id, self.lag());
-        Ok(Outcome { is_empty: count.records == 0, is_wrong })
+        let is_empty = count.records == 0 && !self.awaits_decisions(lane_at);
+        Ok(Outcome { is_empty, is_wrong })
+    }
+
+    /// Whether transactions whose end is not written yet keep records of the lane back (C4).
+    fn awaits_decisions(&self, lane_at: usize) -> bool {
+        let parts = self.lanes.get(lane_at).map_or(&[][..], |lane| &lane.parts);
+        self.shape.plan.isolation == Isolation::ReadCommitted
+            && parts.iter().any(|part| part.position < part.high_watermark)
     }
 
     /// One partition's part of an answer.
@@ -323,8 +337,14 @@ impl Consumer {
             position = data.log_start_offset;
         }
         let from = position;
+        let mut aborted = Aborted::new(data.aborted_transactions.as_deref());
         for (header, batch) in batches(data.records.unwrap_or_default()) {
+            let is_hidden = aborted.hides(&header, batch);
             if header.next_offset() <= position {
+                continue;
+            }
+            if is_hidden {
+                position = header.next_offset();
                 continue;
             }
             count.add(self.batch(place, from, &header, batch, now, recorder, ledger));

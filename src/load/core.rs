@@ -29,6 +29,8 @@ use crate::io::Io;
 
 /// How long a broker may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// Between two attempts before the run begins.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// From "all are ready" to the first intended time.
 const START_AFTER: Duration = Duration::from_millis(20);
 pub const READY_PAUSE: Duration = Duration::from_millis(1);
@@ -203,6 +205,31 @@ async fn connect<I: Io>(
     }
 }
 
+/// The same for a broker that has just been there: one that refuses or breaks the connection gets
+/// other attempts within that time.
+async fn first_connection<I: Io>(
+    io: &I,
+    security: &Security,
+    host: &str,
+    address: SocketAddr,
+) -> std::io::Result<Channel<I::Stream>> {
+    let deadline = io.now() + CONNECT_TIME;
+    loop {
+        match connect(io, security, host, address).await {
+            Err(error) if io.now() < deadline && is_passing(&error) => {
+                io.sleep(CONNECT_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether another attempt may find the broker in another mood.
+fn is_passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionRefused | Kind::ConnectionReset | Kind::UnexpectedEof)
+}
+
 /// Runs a core's share of the clients.
 pub async fn run_core<I: Io>(
     io: I,
@@ -239,10 +266,10 @@ async fn take_part<I: Io>(
         let mut links = Vec::new();
         for address in shape.target.route.brokers() {
             let host = shape.target.route.host(*address);
-            let stream = connect(&io, &shape.plan.security, &host, *address).await;
-            let stream =
-                stream.map_err(|e| format!("cannot connect to {address}: {}", in_words(&e)))?;
-            links.push(stream);
+            let stream = first_connection(&io, &shape.plan.security, &host, *address).await;
+            links.push(
+                stream.map_err(|e| format!("cannot connect to {address}: {}", in_words(&e)))?,
+            );
         }
         streams.push(links);
     }

@@ -7,6 +7,7 @@
 //!   D1  A number below a stream's `next` is either received or in `missing`, never both.
 //!   D2  Lost is what was acknowledged and not received; a record that was never acknowledged may
 //!       be there or not.
+//!   D3  What is forbidden, since its transaction is aborted, must not be received.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -33,6 +34,7 @@ pub struct Ledger {
     /// Ranges, in order, that do not touch each other as long as they are acknowledged in order.
     acknowledged: BTreeMap<Stream, Vec<Range<u64>>>,
     received: BTreeMap<(u32, Stream), Received>,
+    forbidden: BTreeMap<Stream, Vec<Range<u64>>>,
     /// Groups that read everything.
     groups: u32,
     counts: Verdict,
@@ -47,13 +49,15 @@ pub struct Verdict {
     pub duplicated: u64,
     pub reordered: u64,
     pub corrupted: u64,
+    /// Received though their transaction was aborted.
+    pub aborted: u64,
     /// Records of other runs, which are not judged.
     pub foreign: u64,
 }
 
 impl Verdict {
     pub fn is_clean(&self) -> bool {
-        self.lost + self.duplicated + self.reordered + self.corrupted == 0
+        self.lost + self.duplicated + self.reordered + self.corrupted + self.aborted == 0
     }
 }
 
@@ -63,14 +67,19 @@ impl Ledger {
     }
 
     /// The broker acknowledged `count` records from `first` on.
-    pub fn acknowledge(&mut self, stream: Stream, first: u64, count: u32) {
-        let range = first..first + u64::from(count);
-        self.counts.acknowledged += u64::from(count);
+    pub fn acknowledge(&mut self, stream: Stream, first: u64, count: u64) {
+        let range = first..first + count;
+        self.counts.acknowledged += count;
         let ranges = self.acknowledged.entry(stream).or_default();
         match ranges.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => ranges.push(range),
         }
+    }
+
+    /// No consumer may receive these any more.
+    pub fn forbid(&mut self, stream: Stream, range: Range<u64>) {
+        self.forbidden.entry(stream).or_default().push(range);
     }
 
     /// A record arrived at a consumer of `group`.
@@ -106,6 +115,9 @@ impl Ledger {
         for (stream, ranges) in other.acknowledged {
             self.acknowledged.entry(stream).or_default().extend(ranges);
         }
+        for (stream, ranges) in other.forbidden {
+            self.forbidden.entry(stream).or_default().extend(ranges);
+        }
         for (key, theirs) in other.received {
             let mine = self.received.entry(key).or_default();
             self.counts.duplicated += mine.union(&theirs);
@@ -121,16 +133,25 @@ impl Ledger {
 
     /// What it all says, once nothing more will arrive.
     pub fn verdict(&self) -> Verdict {
-        let mut lost = 0;
+        let (mut lost, mut aborted) = (0, 0);
         for group in 0..self.groups {
             for (stream, ranges) in &self.acknowledged {
-                let received = self.received.get(&(group, *stream));
-                for range in ranges {
-                    lost += received.map_or(range.end - range.start, |r| r.absent(range));
-                }
+                lost += ranges.iter().map(|range| self.absent(group, *stream, range)).sum::<u64>();
+            }
+            for (stream, ranges) in &self.forbidden {
+                let seen = |range: &Range<u64>| {
+                    range.end - range.start - self.absent(group, *stream, range)
+                };
+                aborted += ranges.iter().map(seen).sum::<u64>();
             }
         }
-        Verdict { lost, ..self.counts }
+        Verdict { lost, aborted, ..self.counts }
+    }
+
+    /// How many numbers of `range` did not arrive at a group.
+    fn absent(&self, group: u32, stream: Stream, range: &Range<u64>) -> u64 {
+        let received = self.received.get(&(group, stream));
+        received.map_or(range.end - range.start, |received| received.absent(range))
     }
 }
 
@@ -252,6 +273,27 @@ mod tests {
             ledger.receive(0, STREAM, sequence);
         }
         assert!(ledger.verdict().is_clean());
+    }
+
+    #[test]
+    fn planted_records_of_an_aborted_transaction_are_counted() {
+        let verdict = |arrived: Vec<u64>| {
+            let (mut ledger, mut other) = (Ledger::new(1), Ledger::new(1));
+            ledger.acknowledge(STREAM, 0, 10);
+            ledger.acknowledge(STREAM, 20, 10);
+            other.forbid(STREAM, 10..20);
+            for sequence in arrived {
+                other.receive(0, STREAM, sequence);
+            }
+            ledger.merge(other);
+            ledger.verdict()
+        };
+        let clean = verdict((0..10).chain(20..30).collect());
+        assert!(clean.is_clean(), "{clean:?}");
+        let seen = verdict((0..12).chain(18..30).collect());
+        assert_eq!((seen.aborted, seen.lost, seen.is_clean()), (4, 0, false));
+        let late = verdict((0..30).filter(|n| *n != 5).collect());
+        assert_eq!((late.aborted, late.lost), (10, 1));
     }
 
     #[test]

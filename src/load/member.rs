@@ -401,6 +401,6 @@ impl Member {
     }
 }
 
-fn later(now: u64, by: Duration) -> u64 {
+pub fn later(now: u64, by: Duration) -> u64 {
     now.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX))
 }

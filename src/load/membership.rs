@@ -7,15 +7,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::channel::Channel;
 use super::consume::Hands;
 use super::core::ATTENTION;
-use super::link::{await_frame, consume, frame, until};
+use super::line::Line;
 use super::member::{Member, To};
 use crate::base::time::Instant;
-use crate::io::{Io, Stream};
+use crate::io::Io;
 
 /// The last commit and the farewell have this long.
 const PARTING_TIME: Duration = Duration::from_secs(5);
@@ -26,18 +25,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 struct Talk<I: Io> {
     hands: Rc<Hands<I>>,
     member: Member,
-    line: Option<Line<Channel<I::Stream>>>,
+    line: Option<Line<I>>,
     /// Brokers that were asked for the coordinator.
     tried: usize,
     /// When the member stops waiting for a farewell; set once the consumer has come to its end.
     deadline: Option<u64>,
-}
-
-/// The connection in use.
-struct Line<S> {
-    address: SocketAddr,
-    stream: S,
-    received: BytesMut,
 }
 
 /// Keeps the membership until the consumer has come to its end.
@@ -48,7 +40,7 @@ pub async fn run<I: Io>(hands: Rc<Hands<I>>, member: Member) {
         hands.settle(talk.member.is_settled());
     }
     if let Some(line) = talk.line {
-        line.stream.shutdown();
+        line.close();
     }
     hands.settle(false);
     hands.task_ended();
@@ -97,29 +89,14 @@ impl<I: Io> Talk<I> {
             Some(line) => line,
             None => {
                 let route = self.hands.mind.borrow().route().clone();
-                let stream = core.connect(&route, address).await?;
-                Line { address, stream, received: BytesMut::new() }
+                Line::open(&core, &route, address).await?
             }
         };
-        let line = self.line.insert(line);
-        line.stream.write(vec![request]).await?;
-        let silence = Instant(core.now()) + SILENCE_MAX;
-        loop {
-            let answer = await_frame(&line.stream, &mut line.received);
-            if let Some(outcome) = until(answer, core.io.sleep(ATTENTION)).await {
-                return outcome;
-            }
-            let is_over = match self.deadline {
-                Some(deadline) => core.now() >= deadline,
-                None => self.member.waits_for_others() && self.hands.is_over(),
-            };
-            if is_over {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            if core.io.now() >= silence {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
+        let is_over = || match self.deadline {
+            Some(deadline) => core.now() >= deadline,
+            None => self.member.waits_for_others() && self.hands.is_over(),
+        };
+        self.line.insert(line).ask(&core, request, SILENCE_MAX, is_over).await
     }
 
     /// Gives the answer to the mind.
@@ -128,8 +105,8 @@ impl<I: Io> Talk<I> {
         let core = &self.hands.core;
         let mind = &mut self.hands.mind.borrow_mut();
         let recorder = &mut core.recorder.borrow_mut();
-        let taken = self.member.answer(frame(&line.received, length), core.now(), mind, recorder);
-        consume(&mut line.received, length);
+        let taken = self.member.answer(line.answer(length), core.now(), mind, recorder);
+        line.consume(length);
         taken.map_err(|_| io::ErrorKind::InvalidData.into())
     }
 

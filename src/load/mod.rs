@@ -1,8 +1,9 @@
 //! The load generator: `corelog load`, for any broker that speaks the Kafka protocol.
 //!
 //!     minds:  pace (when)   keys, payload (what)   producer, consumer, member (who says what)
+//!             transaction (what is committed)
 //!             recorder (how long)   ledger (what was lost)   summary   route (who leads)
-//!     hands:  core ─► produce, consume, membership ─► channel ─► io::Stream ─► broker
+//!     hands:  core ─► produce, consume, membership, commit ─► channel ─► io::Stream ─► broker
 //!     main:   options ─► target ─► run ─► live, report, html
 //!     beside: scout, which looks at the metadata again when a core doubts it
 //!
@@ -16,6 +17,7 @@
 mod assign;
 mod channel;
 mod chart;
+mod commit;
 mod consume;
 mod consumer;
 mod core;
@@ -23,6 +25,7 @@ mod floor;
 mod html;
 mod keys;
 mod ledger;
+mod line;
 mod link;
 mod live;
 mod machine;
@@ -43,6 +46,7 @@ mod summary;
 mod target;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::time::SystemTime;
 
@@ -107,6 +111,7 @@ impl Arguments {
         if report.is_clean() {
             return Ok(());
         }
-        Err(Failure::Failed("records were lost, duplicated, reordered or corrupted".to_string()))
+        let what = "records were lost, duplicated, reordered, corrupted, or seen though aborted";
+        Err(Failure::Failed(what.to_string()))
     }
 }

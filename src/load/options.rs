@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::keys::KeyShape;
 use super::payload::{STAMP_BYTES, Sizes};
+use super::transaction::{Size, Transactions};
 use crate::client::failure::Failure;
-use crate::client::security::{Security, SecurityArguments};
+use crate::client::security::{Security, SecurityArguments, nonce};
 use crate::config::parse_cpus;
 use crate::io::ring::probe;
 use crate::wire::records::Codec;
@@ -64,6 +65,30 @@ impl Mode {
 pub enum Start {
     Beginning,
     End,
+}
+
+/// Which records consumers are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Those of transactions that are committed, and those outside of transactions.
+    ReadCommitted,
+    /// All.
+    ReadUncommitted,
+}
+
+impl Isolation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::ReadCommitted => "read_committed",
+            Isolation::ReadUncommitted => "read_uncommitted",
+        }
+    }
+
+    /// Kafka's number for it in requests.
+    pub fn level(self) -> i8 {
+        i8::from(self == Isolation::ReadCommitted)
+    }
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -124,6 +149,20 @@ pub struct Arguments {
     /// Number the batches, so that a repeated one is stored once; needs --acks all.
     #[arg(long)]
     pub idempotent: bool,
+    /// Write in transactions of so many records, or, as 500ms or 2s, of so much time; each producer
+    /// has one at a time. Implies --idempotent.
+    #[arg(long, value_name = "RECORDS|TIME")]
+    pub transactions: Option<String>,
+    /// The part of the transactions that is aborted instead of committed, from 0 to 1.
+    #[arg(long, value_name = "PART", default_value_t = 0.0, requires = "transactions")]
+    pub abort_share: f64,
+    /// The start of the producers' transactional ids; unless given, they are new ones.
+    #[arg(long, value_name = "NAME", requires = "transactions")]
+    pub transactional_id: Option<String>,
+    /// Which records consumers are given; with --transactions those that are committed, unless told
+    /// otherwise, and without it all.
+    #[arg(long, value_enum)]
+    pub isolation: Option<Isolation>,
     /// Compress batches.
     #[arg(short = 'z', long, default_value = "none",
         value_parser = ["none", "gzip", "snappy", "lz4", "zstd"])]
@@ -215,6 +254,8 @@ pub struct Plan {
     pub compressibility: f64,
     pub acks: i16,
     pub idempotent: bool,
+    pub transactions: Option<Transactions>,
+    pub isolation: Isolation,
     pub codec: Codec,
     pub linger: Duration,
     pub batch_bytes: usize,
@@ -240,8 +281,10 @@ impl Arguments {
             ));
         }
         let acks = self.acks.parse().unwrap_or(-1);
-        if self.idempotent && acks != -1 {
-            return usage("--idempotent needs --acks all".to_string());
+        let transactions = self.transactions()?;
+        if (self.idempotent || transactions.is_some()) && acks != -1 {
+            let option = if self.idempotent { "--idempotent" } else { "--transactions" };
+            return usage(format!("{option} needs --acks all"));
         }
         if self.mode == Mode::Verify && acks == 0 {
             return usage("verify needs acknowledgements: --acks 1 or all".to_string());
@@ -272,7 +315,12 @@ impl Arguments {
             keys: parse_keys(&self.keys)?,
             compressibility: self.compressibility,
             acks,
-            idempotent: self.idempotent,
+            idempotent: self.idempotent || transactions.is_some(),
+            isolation: self.isolation.unwrap_or(match transactions {
+                Some(_) => Isolation::ReadCommitted,
+                None => Isolation::ReadUncommitted,
+            }),
+            transactions,
             codec: Codec::from_name(&self.codec).unwrap_or(Codec::None),
             linger: Duration::from_secs_f64(self.linger / 1e3),
             batch_bytes: self.batch_bytes,
@@ -283,6 +331,29 @@ impl Arguments {
             duration: self.duration,
             cpus: chosen_cpus(&self.cores)?,
         })
+    }
+
+    fn transactions(&self) -> Result<Option<Transactions>, Failure> {
+        let Some(text) = &self.transactions else { return Ok(None) };
+        let is_count = text.bytes().all(|byte| byte.is_ascii_digit());
+        let size = match text.parse::<u64>() {
+            Ok(records @ 1..) => Some(Size::Records(records)),
+            _ if is_count => None,
+            _ => parse_time(text).ok().filter(|time| !time.is_zero()).map(Size::Time),
+        };
+        let Some(size) = size else {
+            return usage(format!(
+                "--transactions {text}: give a number of records, or a time as 500ms or 2s"
+            ));
+        };
+        if !self.mode.produces() {
+            return usage(format!("--transactions: `{}` writes nothing", self.mode.name()));
+        }
+        let id = self.transactional_id.clone();
+        let [a, b, c, d, ..] = nonce();
+        let mark = u32::from_be_bytes([a, b, c, d]);
+        let id = id.unwrap_or_else(|| format!("corelog-load-{mark:08x}"));
+        Ok(Some(Transactions { size, abort_share: self.abort_share, id }))
     }
 
     /// The rates to run, in their order; more than one for a sweep or ramp.
@@ -323,6 +394,8 @@ impl Arguments {
             ((1..=10_000).contains(&self.topics), "--topics: from 1 to 10000"),
             ((1..=1_000_000).contains(&self.partitions), "--partitions: from 1 to 1000000"),
             ((1..=1000).contains(&self.replication), "--replication: from 1 to 1000"),
+            ((0.0..=1.0).contains(&self.abort_share), "--abort-share: from 0 to 1"),
+            (self.transactional_id.as_deref() != Some(""), "--transactional-id: a name"),
             ((0.0..=1.0).contains(&self.compressibility), "--compressibility: from 0 to 1"),
             (is_time(self.linger), "--linger: milliseconds from 0 to an hour"),
             (is_time(self.p99_max), "--p99-max: milliseconds from 0 to an hour"),
@@ -434,6 +507,19 @@ mod tests {
         assert_eq!((plan.acks, plan.warm_up.as_millis(), plan.duration.as_secs()), (-1, 500, 120));
         assert_eq!(plan.from, Start::End);
         assert_eq!(read("consume").expect("valid").0.from, Start::Beginning);
+        let transactions = |line| {
+            let (plan, _) = read(line).expect("valid");
+            let size = plan.transactions.map(|transactions| transactions.size);
+            (size, plan.idempotent, plan.isolation)
+        };
+        let line = "verify --transactions 100 --abort-share 0.5";
+        let committed = Isolation::ReadCommitted;
+        assert_eq!(transactions(line), (Some(Size::Records(100)), true, committed));
+        let line = "verify --transactions 500ms --isolation read_uncommitted";
+        let half = Some(Size::Time(Duration::from_millis(500)));
+        assert_eq!(transactions(line), (half, true, Isolation::ReadUncommitted));
+        assert_eq!(transactions("verify"), (None, false, Isolation::ReadUncommitted));
+        assert_eq!(transactions("consume --isolation read_committed").2, committed);
         let groups = |line| read(line).map(|(plan, _)| (plan.is_grouped, plan.groups));
         assert_eq!(groups("consume --consumers 4"), Ok((false, 1)));
         assert_eq!(groups("consume --consumers 4 --groups 2"), Ok((true, 2)));
@@ -453,6 +539,14 @@ mod tests {
             "produce --keys zipf",
             "produce --compressibility 2",
             "produce --idempotent --acks 1",
+            "produce --transactions 0",
+            "produce --transactions 0ms",
+            "produce --transactions many",
+            "produce --transactions 10 --abort-share 2",
+            "produce --transactions 10 --acks 1",
+            "produce --abort-share 0.5",
+            "consume --transactions 10",
+            "consume --isolation some",
             "produce --linger -1",
             "produce --cores 9999",
             "produce --ramp 1:2",

@@ -1,6 +1,7 @@
 //! A producer's hands: carries out what its mind wants, and brings the answers.
 //!
-//! Lives on: a core of the generator; one task per producer and one per connection.
+//! Lives on: a core of the generator; one task per producer and one per connection, and another
+//! for the coordinator of its transactions (`commit`).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::channel::Channel;
+use super::commit;
 use super::core::{ATTENTION, Core};
 use super::link::{Bell, await_frame, consume, frame, until};
 use super::producer::Producer;
@@ -22,11 +24,14 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// A broker that answers nothing for so long is hung up on (Kafka's request.timeout.ms).
 const SILENCE_NANOS_MAX: u64 = 30_000_000_000;
 
-struct Hands<I: Io> {
-    core: Rc<Core<I>>,
-    mind: RefCell<Producer>,
+/// What the tasks of one producer share.
+pub struct Hands<I: Io> {
+    pub core: Rc<Core<I>>,
+    pub mind: RefCell<Producer>,
     links: RefCell<Vec<Link<I>>>,
-    bell: Bell,
+    pub bell: Bell,
+    /// There may be something to tell the coordinator.
+    pub coordinator_bell: Bell,
 }
 
 /// A lane's connection.
@@ -49,11 +54,15 @@ pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<Channel<
         mind: RefCell::new(mind),
         links: RefCell::new(Vec::new()),
         bell: Bell::default(),
+        coordinator_bell: Bell::default(),
         core,
     });
     hands.links.borrow_mut().resize_with(streams.len(), Link::default);
     for (lane, stream) in streams.into_iter().enumerate() {
         hands.attach(lane, stream);
+    }
+    if hands.mind.borrow().is_transactional() {
+        hands.core.io.spawn("commits", commit::run(hands.clone()));
     }
     let mut turn = hands.core.now();
     while !hands.is_over() {
@@ -61,6 +70,9 @@ pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<Channel<
         let lanes = hands.links.borrow().len();
         for lane in 0..lanes {
             hands.drive(lane).await;
+        }
+        if hands.mind.borrow().has_coordinator_request(hands.core.now()) {
+            hands.coordinator_bell.ring();
         }
         let now = hands.core.now();
         if now >= turn + TURN_NANOS {
@@ -81,7 +93,7 @@ pub async fn run<I: Io>(core: Rc<Core<I>>, mind: Producer, streams: Vec<Channel<
 
 impl<I: Io> Hands<I> {
     /// Whether there is nothing more to do, or no more patience.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let now = self.core.now();
         self.mind.borrow_mut().stop_at(self.core.until.get());
         self.mind.borrow().is_done(now) || now >= self.core.patience()
@@ -89,8 +101,13 @@ impl<I: Io> Hands<I> {
 
     /// Takes up what is due and sends what is ready on one lane.
     async fn drive(self: &Rc<Self>, lane: usize) {
+        let began = self.core.now();
         loop {
             let now = self.core.now();
+            if now >= began + TURN_NANOS {
+                // Without acknowledgements there may be room in the socket for ever.
+                return self.bell.ring();
+            }
             self.mind.borrow_mut().fill(now, &mut self.core.recorder.borrow_mut());
             let Some(stream) = self.stream(lane) else { return };
             let Some(pieces) = self.mind.borrow_mut().take(lane, now) else { return };

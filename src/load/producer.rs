@@ -18,8 +18,14 @@
 //!   P5  An idempotent producer's sequence numbers in a partition have no hole: when a batch is
 //!       given up, those behind it are numbered from 0 with the next epoch (KIP-360). Those that
 //!       may have been stored already are given up with it, for they would be stored twice.
+//!   P6  Of an idempotent producer's batches in a partition one is in flight until the broker has
+//!       taken the first: Kafka takes any number from a producer that it does not know, and would
+//!       refuse the batch before for good. One that is refused as out of order while none before
+//!       it waits is given up.
+//!   P7  A transactional producer takes up no record while its transaction comes to its end.
 
 mod mooring;
+mod transacting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,6 +42,7 @@ use super::recorder::{Count, Recorder, Times};
 use super::request::{Codes, frame};
 use super::route::{NOBODY, Route, doubts_the_leader};
 use super::target::Target;
+use super::transaction::Transaction;
 use crate::client::partitioner;
 use crate::wire::api::{ApiKey, produce};
 use crate::wire::error::ErrorCode;
@@ -106,6 +113,9 @@ pub struct Producer {
     held_max: usize,
     order: u64,
     requests: u64,
+    /// Batches that have not come to their end, the open ones included.
+    batches: usize,
+    transaction: Option<Transaction>,
     free: Vec<BytesMut>,
     free_times: Vec<Times>,
 }
@@ -126,6 +136,15 @@ struct Slot {
     base: u64,
     /// The numbering begins anew with the next batch that is sent.
     is_new_epoch: bool,
+    /// The broker has taken a batch of its epoch, or batches are not numbered.
+    is_known: bool,
+}
+
+impl Slot {
+    /// Whether a new batch has to wait for the answer to another (P6).
+    fn must_wait(&self) -> bool {
+        !self.is_known && self.in_flight > 0
+    }
 }
 
 struct Open {
@@ -199,7 +218,11 @@ impl Producer {
             epoch,
             until,
             slots: (0..target.places.len())
-                .map(|place| Slot { lane: route.leader(place), ..Slot::default() })
+                .map(|place| Slot {
+                    lane: route.leader(place),
+                    is_known: !plan.idempotent,
+                    ..Slot::default()
+                })
                 .collect(),
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
             route,
@@ -212,6 +235,8 @@ impl Producer {
             held_max,
             order: 0,
             requests: 0,
+            batches: 0,
+            transaction: Transaction::of(id, &shape),
             free: Vec::new(),
             free_times: Vec::new(),
             shape,
@@ -234,18 +259,29 @@ impl Producer {
 
     /// Whether every record of the schedule has come to its end.
     pub fn is_done(&self, now: u64) -> bool {
-        let over = self.pacer.next().unwrap_or(now) >= self.until;
-        over && self.held == 0
+        self.is_fenced() || (self.is_past_the_end(now) && self.batches == 0 && self.is_settled())
+    }
+
+    /// Whether no record is meant for now or later.
+    fn is_past_the_end(&self, now: u64) -> bool {
+        self.pacer.next().unwrap_or(now) >= self.until
     }
 
     /// Takes up the records that are due.
     pub fn fill(&mut self, now: u64, recorder: &mut Recorder) {
-        while self.unsent < self.unsent_max && self.held < self.held_max {
+        self.close_transaction(now);
+        while self.has_room() {
             let Some(intended) = self.pacer.due(now).filter(|at| *at < self.until) else { return };
             recorder.taken_up(intended, now);
             self.push(intended, now);
             self.pacer.advance();
+            self.close_transaction(now);
         }
+    }
+
+    /// Whether another record may be taken up (P3, P7).
+    fn has_room(&self) -> bool {
+        self.unsent < self.unsent_max && self.held < self.held_max && self.takes_records()
     }
 
     fn push(&mut self, intended: u64, now: u64) {
@@ -287,6 +323,9 @@ impl Producer {
             let filler = shape.pool.cut(length, &mut self.random);
             open.builder.push_pieces(timestamp, key, [filler, &[]]);
         }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.took(place, slot.next_sequence, now);
+        }
         slot.next_sequence += 1;
         match open.times.last_mut() {
             Some((time, count)) if *time == intended => *count += 1,
@@ -309,6 +348,7 @@ impl Producer {
         let memory = self.free.pop().unwrap_or_default();
         let times = self.free_times.pop().unwrap_or_default();
         self.order += 1;
+        self.batches += 1;
         let builder = BatchBuilder::within(memory);
         let linger = u64::try_from(self.shape.plan.linger.as_nanos()).unwrap_or(u64::MAX);
         let ready = now.saturating_add(linger);
@@ -343,6 +383,9 @@ impl Producer {
             let epoch = epoch.wrapping_add(slot_epoch);
             builder = builder.producer(ProducerStamp { id, epoch, sequence });
         }
+        if self.transaction.is_some() {
+            builder = builder.transactional();
+        }
         if place == self.sticky {
             self.sticky = (self.sticky + 1) % self.slots.len().max(1);
         }
@@ -363,6 +406,9 @@ impl Producer {
     }
 
     fn identity(&self) -> Option<(i64, i16)> {
+        if let Some(transaction) = &self.transaction {
+            return Some(transaction.identity());
+        }
         self.shape.target.identities.get(usize::try_from(self.id).ok()?).copied()
     }
 
@@ -370,6 +416,9 @@ impl Producer {
     /// or no room in flight.
     pub fn take(&mut self, lane_at: usize, now: u64) -> Option<Vec<Bytes>> {
         let in_flight_max = self.shape.plan.in_flight;
+        if !self.may_send() {
+            return None;
+        }
         let lane = self.lanes.get_mut(lane_at)?;
         if lane.in_flight.len() >= in_flight_max {
             return None;
@@ -393,7 +442,10 @@ impl Producer {
         }
         let lane = self.lanes.get_mut(lane_at)?;
         lane.correlation = lane.correlation.wrapping_add(1);
-        let (batches, pieces) = frame(&self.shape, lane.correlation, batches);
+        let (batches, pieces) = {
+            let id = self.transaction.as_ref().map(Transaction::id);
+            frame(&self.shape, lane.correlation, id, batches)
+        };
         lane.in_flight.push_back(Request { correlation: lane.correlation, sent: now, batches });
         Some(pieces)
     }
@@ -404,10 +456,10 @@ impl Producer {
         let request = self.requests;
         while bytes < REQUEST_BYTES {
             let Some(lane) = self.lanes.get_mut(lane_at) else { break };
-            let next =
-                lane.full.front().copied().filter(|place| {
-                    self.slots.get(*place).is_some_and(|slot| slot.request != request)
-                });
+            let next = lane.full.front().copied().filter(|place| {
+                let slot = self.slots.get(*place);
+                slot.is_some_and(|slot| slot.request != request && !slot.must_wait())
+            });
             let Some(place) = next else { break };
             lane.full.pop_front();
             let Some(slot) = self.slots.get_mut(place) else { break };
@@ -431,7 +483,8 @@ impl Producer {
                 lane.lingering.pop_front();
                 continue;
             };
-            if ready > now || slot.request == request || !slot.closed.is_empty() {
+            let waits = slot.request == request || slot.must_wait();
+            if ready > now || waits || !slot.closed.is_empty() {
                 break;
             }
             slot.request = request;
@@ -522,10 +575,14 @@ impl Producer {
             if let Some(lane) = self.lanes.get_mut(lane_at) {
                 lane.again_pause = 0;
             }
-            if self.shape.plan.mode == Mode::Verify {
+            if let Some(slot) = self.slots.get_mut(batch.place) {
+                slot.is_known |= slot.epoch == batch.epoch;
+            }
+            // Records of transactions are acknowledged with their transaction.
+            if self.shape.plan.mode == Mode::Verify && self.transaction.is_none() {
                 let place = u32::try_from(batch.place).unwrap_or(u32::MAX);
                 let stream = Stream { producer: self.id, place };
-                ledger.acknowledge(stream, batch.first_sequence, batch.count);
+                ledger.acknowledge(stream, batch.first_sequence, u64::from(batch.count));
             }
             self.finish(batch, now, recorder);
             return;
@@ -536,9 +593,23 @@ impl Producer {
             code,
             ErrorCode::REQUEST_TIMED_OUT | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
         );
-        let again = code.is_retriable()
-            || (code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER && self.shape.plan.idempotent);
+        // Behind one that waits to be repeated or was given up, it is out of order for now only.
+        let is_early = code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+            && self.shape.plan.idempotent
+            && (self.has_older(&batch) || self.is_outdated(&batch));
+        let again = code.is_retriable() || is_early;
         if again { self.repeat(batch, now, recorder) } else { self.give_up(batch, recorder) }
+    }
+
+    /// Whether a batch of the same partition that comes before this one waits for its end, so that
+    /// the broker may take this one after it.
+    fn has_older(&self, batch: &Batch) -> bool {
+        let is_older = |other: &Batch| other.place == batch.place && other.order < batch.order;
+        let on_lanes = self.lanes.iter().any(|lane| {
+            let mut in_flight = lane.in_flight.iter().flat_map(|request| &request.batches);
+            in_flight.any(is_older) || lane.again.values().any(is_older)
+        });
+        on_lanes || self.adrift.values().any(is_older)
     }
 
     /// The lane's connection is gone; whether its requests were served is not known.
@@ -562,8 +633,19 @@ impl Producer {
         }
     }
 
-    /// Gives up everything that is not acknowledged; returns how many records that are.
+    /// Gives up everything that is not acknowledged.
     pub fn abandon(&mut self, recorder: &mut Recorder) {
+        self.drop_unsent(recorder);
+        let in_flight = self.lanes.iter_mut().flat_map(|lane| lane.in_flight.drain(..));
+        let batches: Vec<Batch> = in_flight.flat_map(|request| request.batches).collect();
+        for batch in batches {
+            self.fail(batch, recorder);
+        }
+        self.held = 0;
+    }
+
+    /// Gives up everything that is not in flight.
+    fn drop_unsent(&mut self, recorder: &mut Recorder) {
         let mut batches = Vec::new();
         for place in 0..self.slots.len() {
             batches.extend(self.seal(place));
@@ -571,15 +653,17 @@ impl Producer {
                 batches.extend(slot.closed.drain(..));
             }
         }
+        let unsent = batches.iter().map(|batch| batch.payload).sum();
+        self.unsent = self.unsent.saturating_sub(unsent);
         for lane in &mut self.lanes {
-            batches.extend(lane.in_flight.drain(..).flat_map(|request| request.batches));
+            lane.full.clear();
+            lane.lingering.clear();
             batches.extend(std::mem::take(&mut lane.again).into_values());
         }
         batches.extend(std::mem::take(&mut self.adrift).into_values());
         for batch in batches {
             self.fail(batch, recorder);
         }
-        self.held = 0;
     }
 
     fn repeat(&mut self, batch: Batch, now: u64, recorder: &mut Recorder) {
@@ -587,7 +671,7 @@ impl Producer {
             recorder.error("DELIVERY_TIMEOUT");
             return self.give_up(batch, recorder);
         }
-        if batch.is_uncertain && self.is_outdated(&batch) {
+        if self.is_doomed() || (batch.is_uncertain && self.is_outdated(&batch)) {
             return self.fail(batch, recorder);
         }
         let lane = self.slots.get(batch.place).map_or(NOBODY, |slot| slot.lane);
@@ -617,6 +701,7 @@ impl Producer {
     /// The batch has come to its end: its memory serves again.
     fn release(&mut self, batch: Batch) {
         self.held = self.held.saturating_sub(batch.payload);
+        self.batches = self.batches.saturating_sub(1);
         let mut times = batch.times;
         times.clear();
         if self.free_times.len() < FREE_MAX {
@@ -637,20 +722,22 @@ impl Producer {
     /// When there is something to do without an answer having come; lanes without connection have
     /// nothing to do.
     pub fn next_wake(&self, now: u64, is_connected: impl Fn(usize) -> bool) -> Option<u64> {
-        let has_room = self.unsent < self.unsent_max && self.held < self.held_max;
-        let due = self.pacer.next().filter(|at| *at < self.until && has_room);
+        let due = self.pacer.next().filter(|at| *at < self.until && self.has_room());
         let in_flight_max = self.shape.plan.in_flight;
+        let may_send = self.may_send();
         let lanes = self.lanes.iter().enumerate().filter_map(|(at, lane)| {
-            if !is_connected(at) {
+            if !may_send || !is_connected(at) {
                 return None;
             }
             if !lane.again.is_empty() {
                 return lane.in_flight.is_empty().then_some(lane.again_at);
             }
             let has_room = lane.in_flight.len() < in_flight_max;
-            let ready = lane.lingering.front().map(|(_, _, ready)| *ready);
-            if has_room && !lane.full.is_empty() { Some(now) } else { ready.filter(|_| has_room) }
+            let may_go = |place: usize| self.slots.get(place).is_some_and(|s| !s.must_wait());
+            let full = lane.full.front().filter(|place| may_go(**place)).map(|_| now);
+            let front = lane.lingering.front().filter(|(place, ..)| may_go(*place));
+            full.or(front.map(|(_, _, ready)| *ready)).filter(|_| has_room)
         });
-        lanes.chain(due).min()
+        lanes.chain(due).chain(self.transaction_full_at()).min()
     }
 }

@@ -7,7 +7,7 @@
 //!       while warming up all are shown.
 //!   M2  What is acknowledged after the span counts for latency and never for throughput.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use hdrhistogram::Histogram;
@@ -15,6 +15,8 @@ use hdrhistogram::Histogram;
 /// Longer latencies are recorded as this one.
 const LATENCY_MAX_NANOS: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
+/// Notes beyond these are dropped.
+const NOTES_MAX: usize = 20;
 
 /// When a thing happened, for the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +40,38 @@ impl Count {
         self.requests += more.requests;
         self.records += more.records;
         self.bytes += more.bytes;
+    }
+}
+
+/// What became of transactions.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    pub committed: u64,
+    pub aborted: u64,
+    /// The coordinator refused to commit them; what became of them is not known.
+    pub unresolved: u64,
+    /// How often one had to wait for the markers of the one before.
+    pub waits: u64,
+    /// From the last acknowledgement to the coordinator's word, of each.
+    pub ending: Histogram<u64>,
+}
+
+impl Tally {
+    fn new() -> Tally {
+        Tally { committed: 0, aborted: 0, unresolved: 0, waits: 0, ending: histogram() }
+    }
+
+    fn merge(&mut self, other: &Tally) {
+        self.committed += other.committed;
+        self.aborted += other.aborted;
+        self.unresolved += other.unresolved;
+        self.waits += other.waits;
+        // Both have the same bounds, so nothing can be out of range.
+        let _ = self.ending.add(&other.ending);
+    }
+
+    pub fn has_any(&self) -> bool {
+        self.committed + self.aborted + self.unresolved > 0
     }
 }
 
@@ -71,6 +105,9 @@ pub struct Interval {
     /// Assignments that members of groups took, and commits that were answered.
     pub assignments: u64,
     pub commits: u64,
+    pub transactions: Tally,
+    /// Sentences for the reader.
+    pub notes: BTreeSet<String>,
 }
 
 impl Interval {
@@ -90,6 +127,8 @@ impl Interval {
             lag: 0,
             assignments: 0,
             commits: 0,
+            transactions: Tally::new(),
+            notes: BTreeSet::new(),
         }
     }
 
@@ -111,6 +150,8 @@ impl Interval {
         self.lag += other.lag;
         self.assignments += other.assignments;
         self.commits += other.commits;
+        self.transactions.merge(&other.transactions);
+        self.notes.extend(other.notes.iter().take(NOTES_MAX).cloned());
         for (name, count) in &other.errors {
             *self.errors.entry(name.clone()).or_insert(0) += count;
         }
@@ -187,6 +228,24 @@ impl Recorder {
             Some(count) => *count += 1,
             None => drop(self.current.errors.insert(name.to_string(), 1)),
         }
+    }
+
+    /// Something that a reader of the figures must know.
+    pub fn note(&mut self, sentence: String) {
+        if self.current.notes.len() < NOTES_MAX {
+            self.current.notes.insert(sentence);
+        }
+    }
+
+    pub fn transactions(&mut self) -> &mut Tally {
+        &mut self.current.transactions
+    }
+
+    /// A transaction has come to its end, which took so many nanoseconds.
+    pub fn transaction_ended(&mut self, is_commit: bool, nanos: u64) {
+        let tally = &mut self.current.transactions;
+        tally.ending.saturating_record(nanos.max(1));
+        *(if is_commit { &mut tally.committed } else { &mut tally.aborted }) += 1;
     }
 
     /// A member of a group was told its partitions.

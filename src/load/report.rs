@@ -15,6 +15,7 @@ use super::machine::{Machine, Process};
 use super::options::{Arguments, Plan, Rate};
 use super::recorder::Phase;
 use super::summary::Summary;
+use super::transaction::Transactions;
 use crate::client::failure::{Failure, in_words};
 use crate::client::security::Security;
 
@@ -84,14 +85,16 @@ impl Report {
                 plan.cpus,
             ),
             format!(
-                "records     {size} bytes, keys {}, codec {}, acks {acks}{}, linger {:?}, batches \
-                 of {} bytes, {} in flight",
+                "records     {size} bytes, keys {}, codec {}, acks {acks}{}{}, linger {:?}, \
+                 batches of {} bytes, {} in flight, {}",
                 plan.keys.text(),
                 plan.codec.name(),
                 if plan.idempotent { ", idempotent" } else { "" },
+                plan.transactions.as_ref().map_or(String::new(), |t| format!(", {}", t.text())),
                 plan.linger,
                 plan.batch_bytes,
                 plan.in_flight,
+                plan.isolation.name(),
             ),
         ]
     }
@@ -139,6 +142,8 @@ impl Report {
                 "compressibility": plan.compressibility,
                 "acks": plan.acks,
                 "idempotent": plan.idempotent,
+                "transactions": plan.transactions.as_ref().map(Transactions::text),
+                "isolation": plan.isolation.name(),
                 "codec": plan.codec.name(),
                 "linger_ms": plan.linger.as_secs_f64() * 1e3,
                 "batch_bytes": plan.batch_bytes,
@@ -255,6 +260,14 @@ fn run_lines(run: &Summary, acks: i16) -> Vec<String> {
             run.lag(),
         ));
     }
+    let tally = &run.total.transactions;
+    if tally.has_any() {
+        lines.push(format!(
+            "  transact.  {} committed, {} aborted, {} of unknown end, {} waits for the one before",
+            tally.committed, tally.aborted, tally.unresolved, tally.waits
+        ));
+        lines.push(format!("  ending     {}", percentiles(&tally.ending)));
+    }
     if let Some(used) = run.broker {
         lines.push(format!(
             "  broker     {:.2} CPUs, {:.0} MiB resident, {:.1} MB written, {} context switches",
@@ -280,6 +293,7 @@ pub fn warnings(run: &Summary) -> Vec<String> {
     for (name, count) in &run.total.errors {
         lines.push(format!("  error      {name}: {count} times"));
     }
+    lines.extend(run.total.notes.iter().map(|note| format!("  error      {note}")));
     if run.total.failed > 0 {
         lines.push(format!("  failed     {} records were given up", run.total.failed));
     }
@@ -306,7 +320,7 @@ pub fn warnings(run: &Summary) -> Vec<String> {
     if let Some(verdict) = run.verdict {
         lines.push(format!(
             "  verify     {}: {} acknowledged, {} received, {} lost, {} duplicated, {} reordered, \
-             {} corrupted",
+             {} corrupted, {} of aborted transactions",
             if verdict.is_clean() { "clean" } else { "NOT CLEAN" },
             verdict.acknowledged,
             verdict.received,
@@ -314,6 +328,7 @@ pub fn warnings(run: &Summary) -> Vec<String> {
             verdict.duplicated,
             verdict.reordered,
             verdict.corrupted,
+            verdict.aborted,
         ));
     }
     lines

@@ -56,7 +56,12 @@ pub fn framed<'q>(api: ApiKey, version: i16, correlation: i32, request: &impl Wi
 }
 
 /// The frame of a Produce request in pieces, so that batches are not copied.
-pub fn frame(shape: &Shape, correlation: i32, mut batches: Vec<Batch>) -> (Vec<Batch>, Vec<Bytes>) {
+pub fn frame(
+    shape: &Shape,
+    correlation: i32,
+    transactional_id: Option<&str>,
+    mut batches: Vec<Batch>,
+) -> (Vec<Batch>, Vec<Bytes>) {
     let version = shape.target.produce_version;
     let context = ApiKey::Produce.context(version);
     let topic_of = |batch: &Batch| shape.target.places.get(batch.place).map_or(0, |p| p.topic);
@@ -66,7 +71,7 @@ pub fn frame(shape: &Shape, correlation: i32, mut batches: Vec<Batch>) -> (Vec<B
     let mut open = BytesMut::with_capacity(256);
     RequestHeader { api: ApiKey::Produce, version, correlation, client_id: Some(CLIENT_ID) }
         .encode(&mut open);
-    None::<&str>.encode(&mut open, context);
+    transactional_id.encode(&mut open, context);
     open.put_i16(shape.plan.acks);
     open.put_i32(REQUEST_TIME_MS);
     // The first piece is the frame's length.

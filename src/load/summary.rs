@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::ledger::Verdict;
 use super::machine::Usage;
 use super::options::Rate;
-use super::recorder::{Count, Interval, Phase};
+use super::recorder::{Count, Interval, Phase, Tally};
 
 /// The percentiles that are reported, with their names.
 pub const PERCENTILES: [(&str, f64); 7] = [
@@ -146,7 +146,9 @@ impl Summary {
             "lag": self.lag(),
             "assignments": total.assignments,
             "commits": total.commits,
+            "transactions": total.transactions.has_any().then(|| tally_json(&total.transactions)),
             "errors": total.errors,
+            "notes": total.notes,
             "verify": self.verdict.map(verdict_json),
             "generator": {
                 "cpu_seconds": self.own_cpu_seconds,
@@ -211,6 +213,16 @@ pub fn latency_json(histogram: &Histogram<u64>) -> Value {
     Value::Object(object)
 }
 
+fn tally_json(tally: &Tally) -> Value {
+    json!({
+        "committed": tally.committed,
+        "aborted": tally.aborted,
+        "unresolved": tally.unresolved,
+        "waits": tally.waits,
+        "ending_us": latency_json(&tally.ending),
+    })
+}
+
 fn verdict_json(verdict: Verdict) -> Value {
     json!({
         "clean": verdict.is_clean(),
@@ -220,6 +232,7 @@ fn verdict_json(verdict: Verdict) -> Value {
         "duplicated": verdict.duplicated,
         "reordered": verdict.reordered,
         "corrupted": verdict.corrupted,
+        "aborted": verdict.aborted,
         "foreign": verdict.foreign,
     })
 }

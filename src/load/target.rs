@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::options::{Plan, Start};
 use super::route::Route;
 use super::scout::{addresses, hosts};
+use super::transaction::Transactions;
 use crate::client::cluster::{
     Attempt, Cluster, EARLIEST, LATEST, REQUEST_TIME_MS, To, Topic, judge, persist,
 };
@@ -28,6 +29,16 @@ const GROUP_APIS: [(ApiKey, i16); 7] = [
     (ApiKey::OffsetCommit, 9),
     (ApiKey::OffsetFetch, 9),
 ];
+/// What transactional producers use, in the newest versions that clients speak and in which the
+/// epoch stays from one transaction to the next.
+const TRANSACTION_APIS: [(ApiKey, i16); 4] = [
+    (ApiKey::FindCoordinator, NEWEST),
+    (ApiKey::InitProducerId, NEWEST),
+    (ApiKey::AddPartitionsToTxn, 3),
+    (ApiKey::EndTxn, 4),
+];
+/// The newest version of Produce that does not add partitions to transactions by itself (KIP-890).
+const VERSION_WITHOUT_ADDING: i16 = 11;
 /// Kafka's number for brokers in requests about settings.
 const RESOURCE_BROKER: i8 = 4;
 /// Settings that say when a write is durable, of Corelog and of Apache Kafka.
@@ -60,6 +71,8 @@ pub struct Target {
     pub versions: BTreeMap<ApiKey, i16>,
     /// Producer id and epoch of each producer, if they are idempotent.
     pub identities: Vec<(i64, i16)>,
+    /// The broker that coordinates each producer's transactions, if they have any.
+    pub coordinators: Vec<i32>,
     /// The broker's settings about durability, as far as it tells them.
     pub durability: BTreeMap<String, String>,
 }
@@ -71,14 +84,19 @@ impl Target {
     }
 }
 
-/// Creates what is missing and asks for everything the cores need.
+/// Creates what is missing and asks for everything the cores need. A broker that is not there is
+/// told at once; connections that break later are made again.
 pub fn settle(plan: &Plan) -> Result<Target, Failure> {
     let mut cluster = Cluster::reach_in(&plan.bootstrap, manner(plan))?;
+    persist(|| settle_in(&mut cluster, plan).map(Attempt::Done))
+}
+
+fn settle_in(cluster: &mut Cluster, plan: &Plan) -> Result<Target, Failure> {
     let mut target = Target { topics: plan.topics.clone(), ..Target::default() };
     let mut leaders = Vec::new();
     for (index, name) in plan.topics.iter().enumerate() {
-        let topic = ready_topic(&mut cluster, plan, name)?;
-        let (starts, ends) = offsets(&mut cluster, plan, &topic)?;
+        let topic = ready_topic(cluster, plan, name)?;
+        let (starts, ends) = offsets(cluster, plan, &topic)?;
         for partition in &topic.partitions {
             leaders.push(partition.leader);
             let of = |offsets: &Offsets| offsets.get(&partition.index).copied();
@@ -90,9 +108,9 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
             });
         }
     }
-    check_addresses(&cluster, &leaders)?;
+    check_addresses(cluster, &leaders)?;
     target.route =
-        Arc::new(Route::default().next(&leaders, &addresses(&cluster)).with_hosts(hosts(&cluster)));
+        Arc::new(Route::default().next(&leaders, &addresses(cluster)).with_hosts(hosts(cluster)));
     let node = leaders.iter().min().copied().unwrap_or(0);
     let mut version = |api| cluster.with(To::Any, |c| c.version(api, VERSION_WITH_NAMES));
     target.produce_version = version(ApiKey::Produce)?;
@@ -104,13 +122,43 @@ pub fn settle(plan: &Plan) -> Result<Target, Failure> {
         let version = cluster.with(To::Any, |c| c.version(*api, *newest))?;
         target.versions.insert(*api, version);
     }
-    if plan.idempotent {
+    if let Some(transactions) = &plan.transactions {
+        settle_transactions(cluster, plan, transactions, &mut target)?;
+    } else if plan.idempotent {
         for _ in 0..plan.producers {
             target.identities.push(cluster.new_producer()?);
         }
     }
-    target.durability = durability(&mut cluster, node).unwrap_or_default();
+    target.durability = durability(cluster, node).unwrap_or_default();
     Ok(target)
+}
+
+/// An identity and a coordinator for each producer.
+fn settle_transactions(
+    cluster: &mut Cluster,
+    plan: &Plan,
+    transactions: &Transactions,
+    target: &mut Target,
+) -> Result<(), Failure> {
+    target.produce_version = target.produce_version.min(VERSION_WITHOUT_ADDING);
+    for (api, newest) in TRANSACTION_APIS {
+        let version = cluster.with(To::Any, |c| c.version(api, newest)).map_err(|_| {
+            Failure::Failed(format!(
+                "{} has no transactions, as it does not serve {}: leave --transactions out, or \
+                 choose a broker that has them",
+                plan.bootstrap,
+                api.name()
+            ))
+        })?;
+        target.versions.insert(api, version);
+    }
+    for producer in 0..plan.producers {
+        let (id, timeout) = (transactions.id_of(producer), transactions.timeout_ms());
+        let (identity, coordinator) = cluster.new_transactional_producer(&id, timeout)?;
+        target.identities.push(identity);
+        target.coordinators.push(coordinator);
+    }
+    Ok(())
 }
 
 /// Deletes groups that nobody asks for again; one that cannot be deleted is left to the broker.
@@ -189,7 +237,7 @@ fn offsets(
     if plan.consumers == 0 {
         return Ok(Default::default());
     }
-    let ends = cluster.offsets(topic, LATEST)?;
+    let ends = cluster.offsets_in(topic, LATEST, plan.isolation.level())?;
     let starts = match plan.from {
         Start::Beginning => cluster.offsets(topic, EARLIEST)?,
         Start::End => ends.clone(),

@@ -2,6 +2,7 @@
 
 mod failover;
 mod groups;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::consumer::Consumer;
 use super::keys::{KeyShape, Keys};
 use super::ledger::{Ledger, Verdict};
-use super::options::{Mode, Plan, Rate, Start};
+use super::options::{Isolation, Mode, Plan, Rate, Start};
 use super::payload::{Pool, Sizes};
 use super::producer::{Producer, Shape, Strange};
 use super::recorder::{Interval, Recorder};
@@ -23,13 +24,17 @@ use crate::wire::api::{ApiKey, fetch, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::header::{RequestHeader, RequestStart, decode_body, put_response_header};
 use crate::wire::primitive::{Reader, Wire};
-use crate::wire::records::{BatchHeader, stamp, validate};
+use crate::wire::records::{BatchHeader, crc, stamp, validate};
 
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLI;
 const VERSION: i16 = 9;
 
 fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
+    Arc::new(owned_shape(rate, places, in_flight))
+}
+
+fn owned_shape(rate: f64, places: usize, in_flight: usize) -> Shape {
     let plan = Plan {
         mode: Mode::Verify,
         bootstrap: String::new(),
@@ -48,6 +53,8 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
         compressibility: 0.0,
         acks: -1,
         idempotent: true,
+        transactions: None,
+        isolation: Isolation::ReadUncommitted,
         codec: crate::wire::records::Codec::None,
         linger: Duration::ZERO,
         batch_bytes: 16_384,
@@ -70,7 +77,7 @@ fn shape(rate: f64, places: usize, in_flight: usize) -> Arc<Shape> {
         ..Target::default()
     };
     let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));
-    Arc::new(Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 })
+    Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 }
 }
 
 /// Brokers 1 and 2.
@@ -87,6 +94,8 @@ struct Broker {
     ends: Vec<i64>,
     /// The code that each partition answers with instead of storing.
     refusals: Vec<ErrorCode>,
+    /// A producer that is not known begins with any number, as at Kafka's brokers.
+    is_lenient: bool,
     requests: usize,
 }
 
@@ -98,6 +107,7 @@ impl Broker {
             epochs: vec![0; partitions],
             refusals: vec![ErrorCode::NONE; partitions],
             ends: vec![0; partitions],
+            is_lenient: false,
             requests: 0,
         }
     }
@@ -139,8 +149,11 @@ impl Broker {
 
     fn store(&mut self, data: &produce::PartitionProduceData<'_>) -> ErrorCode {
         let batch = data.records.expect("records");
-        validate(batch).expect("a sound batch");
         let header = BatchHeader::read(batch).expect("whole");
+        assert_eq!(header.crc, crc(batch), "a sound batch");
+        if !header.is_transactional() {
+            validate(batch).expect("a sound batch");
+        }
         let at = usize::try_from(data.index).expect("a partition");
         if self.refusals[at].is_error() {
             return self.refusals[at];
@@ -149,7 +162,9 @@ impl Broker {
             return ErrorCode::INVALID_PRODUCER_EPOCH;
         }
         let is_new = header.producer_epoch > self.epochs[at];
+        let is_unknown = self.is_lenient && self.logs[at].is_empty();
         let next = if is_new { 0 } else { self.next_sequence[at] };
+        let next = if is_unknown { header.base_sequence } else { next };
         if header.base_sequence + header.count <= next {
             return ErrorCode::NONE;
         }
@@ -257,6 +272,52 @@ fn repeated_batches_are_stored_once_and_in_order() {
     let verdict = read_all(&shape, &broker, &mut ledger);
     assert!(verdict.is_clean(), "{verdict:?}");
     assert_eq!((verdict.acknowledged, verdict.received), (6000, 6000));
+}
+
+/// Apache Kafka takes whatever number comes first from a producer that it does not know, so that a
+/// second batch in flight would make it refuse the repeated first one for good.
+#[test]
+fn a_leader_that_is_not_ready_costs_an_idempotent_producer_nothing() {
+    let shape = shape(2000.0, 3, 5);
+    let mut broker = Broker { is_lenient: true, ..Broker::new(3) };
+    let (measured, mut ledger) = drive(&shape, &mut broker, |_, now| {
+        let error = match now {
+            now if now < 10 * MILLI => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            _ => ErrorCode::NONE,
+        };
+        (now + 7 * MILLI, error)
+    });
+    let errors: Vec<&String> = measured.errors.keys().collect();
+    assert_eq!(errors, ["NOT_LEADER_OR_FOLLOWER"]);
+    assert_eq!((measured.failed, measured.acknowledged.records), (0, 6000));
+    assert!(read_all(&shape, &broker, &mut ledger).is_clean());
+}
+
+/// A broker that has lost what it acknowledged refuses all that follows: with another epoch the
+/// producer goes on.
+#[test]
+fn a_batch_that_is_out_of_order_with_none_before_it_is_given_up() {
+    let shape = shape(500.0, 1, 5);
+    let mut broker = Broker::new(1);
+    let (mut mind, mut recorder) =
+        (Producer::new(0, shape.clone(), 0, 0, SECOND), Recorder::new(0, 0..SECOND));
+    let mut ledger = Ledger::new(1);
+    let mut now = 0;
+    while !mind.is_done(now) {
+        assert!(now < 10 * SECOND, "the producer comes to its end");
+        mind.fill(now, &mut recorder);
+        if let Some(pieces) = mind.take(0, now) {
+            if now > SECOND / 2 && broker.epochs[0] == 0 {
+                broker.next_sequence[0] = 1;
+            }
+            let answer = broker.produce(&pieces, ErrorCode::NONE);
+            mind.answer(0, &answer, now, &mut recorder, &mut ledger).expect("understood");
+        }
+        now += MILLI;
+    }
+    let measured = recorder.cut(now);
+    assert_eq!(measured.errors, BTreeMap::from([("OUT_OF_ORDER_SEQUENCE_NUMBER".into(), 1)]));
+    assert_eq!((measured.failed, broker.epochs[0]), (1, 1), "{measured:?}");
 }
 
 #[test]

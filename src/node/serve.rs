@@ -1,7 +1,7 @@
 //! `corelog serve` on Linux: checks the machine, takes the data directory, starts the executors,
 //! says what it found, and waits for a signal.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -146,7 +146,7 @@ fn check_free(address: SocketAddr) -> Result<(), BootFailed> {
     }
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
-        match TcpListener::bind(address) {
+        match probe::try_address(address) {
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
             // Anything else is told by the cores, which know more.
             _ => return Ok(()),

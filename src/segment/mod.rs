@@ -18,8 +18,8 @@
 //!   G3  A file's marks only say where to begin; each is checked against the batch that it names.
 //!   G4  Open files, and marks and what was read in memory, are bounded.
 
-mod cache;
-mod marks;
+pub mod cache;
+pub mod marks;
 mod pack;
 mod read;
 mod spans;

@@ -210,6 +210,9 @@ oracle_tests! {
     delete_records DeleteRecords oracle::DeleteRecordsRequest, oracle::DeleteRecordsResponse, [];
     init_producer_id InitProducerId
         oracle::InitProducerIdRequest, oracle::InitProducerIdResponse, [6];
+    add_partitions_to_txn AddPartitionsToTxn
+        oracle::AddPartitionsToTxnRequest, oracle::AddPartitionsToTxnResponse, [];
+    end_txn EndTxn oracle::EndTxnRequest, oracle::EndTxnResponse, [];
     offset_for_leader_epoch OffsetForLeaderEpoch
         oracle::OffsetForLeaderEpochRequest, oracle::OffsetForLeaderEpochResponse, [];
     describe_configs DescribeConfigs

@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use io_uring::IoUring;
+use socket2::{Domain, Socket, Type};
 
 /// `DEFER_TASKRUN` came with 6.1.
 const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -224,9 +226,47 @@ fn takes_direct(directory: &Path) -> io::Result<bool> {
     }
 }
 
+/// Tries whether an address can be listened at, without listening: a client that came at that
+/// moment would be hung up on.
+pub fn try_address(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    /// A node that tried its port by listening took clients' connections and dropped them.
+    #[test]
+    fn an_address_is_tried_without_taking_connections() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = taken.local_addr().expect("bound");
+        let refused = try_address(address).expect_err("somebody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(taken);
+        let is_over = AtomicBool::new(false);
+        let connected = std::thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                // A connection to itself, which Linux makes now and then, is none.
+                let is_real = |stream: TcpStream| stream.local_addr().is_ok_and(|a| a != address);
+                let attempts = std::iter::from_fn(|| {
+                    (!is_over.load(Ordering::Relaxed)).then(|| TcpStream::connect(address))
+                });
+                attempts.flatten().any(is_real)
+            });
+            // What the clients do may take the address for a moment.
+            let free = (0..3000).filter(|_| try_address(address).is_ok()).count();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(free > 0, "it is free");
+            clients.join().expect("no panic")
+        });
+        assert!(!connected, "nobody listens");
+    }
 
     #[test]
     fn this_machine_is_fit_and_described() {

@@ -34,9 +34,9 @@ impl Consumer {
         let topic = |(name, partitions)| list_offsets::ListOffsetsTopic { name, partitions };
         let request = list_offsets::Request {
             replica_id: -1,
+            isolation_level: self.shape.plan.isolation.level(),
             topics: topics.into_iter().map(topic).collect(),
             timeout_ms: REQUEST_TIME_MS,
-            ..Default::default()
         };
         lane.correlation = lane.correlation.wrapping_add(1);
         let version = target.version(ApiKey::ListOffsets);

@@ -120,6 +120,9 @@ impl Producer {
     pub(super) fn give_up(&mut self, batch: Batch, recorder: &mut Recorder) {
         let place = batch.place;
         self.fail(batch, recorder);
+        if self.transaction.is_some() {
+            return self.doom(recorder);
+        }
         if !self.shape.plan.idempotent {
             return;
         }
@@ -127,6 +130,7 @@ impl Producer {
         if let Some(slot) = self.slots.get_mut(place) {
             slot.epoch = slot.epoch.wrapping_add(1);
             slot.is_new_epoch = true;
+            slot.is_known = false;
         }
         let is_uncertain = |batch: &Batch| batch.place == place && batch.is_uncertain;
         let uncertain = self.adrift.extract_if(.., |_, batch| is_uncertain(batch));

@@ -1,9 +1,11 @@
-//! Every API that is served: key, name, versions, first flexible version, and its messages.
+//! Every API that is spoken: key, name, versions, first flexible version, and its messages. Some
+//! are spoken by our client alone; the broker does not serve them.
 //!
 //! The headers follow from it: a flexible version has request header 2 and response header 1,
 //! others 1 and 0; ApiVersions always has response header 0, so that a client of any age can read
 //! the refusal of its version (KIP-511).
 
+pub mod add_partitions_to_txn;
 pub mod alter_configs;
 pub mod api_versions;
 pub mod create_partitions;
@@ -16,6 +18,7 @@ pub mod describe_configs;
 pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
+pub mod end_txn;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
@@ -62,7 +65,7 @@ macro_rules! apis {
                 }
             }
 
-            /// The versions that are served.
+            /// The versions that are spoken.
             pub fn versions(self) -> RangeInclusive<i16> {
                 match self {
                     $(ApiKey::$name => $versions,)*
@@ -101,6 +104,8 @@ apis! {
     21 DeleteRecords 0..=2, flexible 2;
     22 InitProducerId 0..=6, flexible 2;
     23 OffsetForLeaderEpoch 2..=4, flexible 4;
+    24 AddPartitionsToTxn 0..=5, flexible 3;
+    26 EndTxn 0..=5, flexible 3;
     32 DescribeConfigs 1..=4, flexible 4;
     33 AlterConfigs 0..=2, flexible 2;
     35 DescribeLogDirs 1..=4, flexible 2;
@@ -125,6 +130,11 @@ impl ApiKey {
     /// Whether the response's header has tagged fields.
     pub fn response_header_is_flexible(self, version: i16) -> bool {
         self != ApiKey::ApiVersions && self.is_flexible(version)
+    }
+
+    /// Whether the broker serves it. Others are spoken by the load generator, to brokers that do.
+    pub fn is_served(self) -> bool {
+        !matches!(self, ApiKey::AddPartitionsToTxn | ApiKey::EndTxn)
     }
 
     /// The versions that ApiVersions answers. Produce is advertised from 0: librdkafka concludes

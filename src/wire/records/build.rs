@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::codec::{Codec, CodecError, compress};
-use super::{HEADER_BYTES, LENGTH_END, crc};
+use super::{HEADER_BYTES, LENGTH_END, TRANSACTIONAL_BIT, crc};
 
 /// A record to write. Headers are key and value.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +32,7 @@ pub struct BatchBuilder {
     base_timestamp: i64,
     max_timestamp: i64,
     producer: Option<ProducerStamp>,
+    is_transactional: bool,
 }
 
 impl Default for BatchBuilder {
@@ -55,11 +56,18 @@ impl BatchBuilder {
             base_timestamp: 0,
             max_timestamp: 0,
             producer: None,
+            is_transactional: false,
         }
     }
 
     pub fn producer(mut self, stamp: ProducerStamp) -> BatchBuilder {
         self.producer = Some(stamp);
+        self
+    }
+
+    /// The batch is part of its producer's transaction.
+    pub fn transactional(mut self) -> BatchBuilder {
+        self.is_transactional = true;
         self
     }
 
@@ -138,7 +146,7 @@ impl BatchBuilder {
         out.put_i32(-1);
         out.put_i8(2);
         out.put_u32(0);
-        out.put_i16(codec as i16);
+        out.put_i16(codec as i16 | if self.is_transactional { TRANSACTIONAL_BIT } else { 0 });
         out.put_i32(self.count - 1);
         out.put_i64(self.base_timestamp);
         out.put_i64(self.max_timestamp);

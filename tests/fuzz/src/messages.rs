@@ -60,6 +60,8 @@ every_api! {
     DeleteTopics delete_topics;
     DeleteRecords delete_records;
     InitProducerId init_producer_id;
+    AddPartitionsToTxn add_partitions_to_txn;
+    EndTxn end_txn;
     OffsetForLeaderEpoch offset_for_leader_epoch;
     DescribeConfigs describe_configs;
     AlterConfigs alter_configs;
