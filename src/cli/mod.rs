@@ -70,7 +70,8 @@ pub fn run(serve: impl FnOnce(BrokerConfig) -> Result<(), String>) -> ExitCode {
     let outcome = execute(Arguments::parse().command, serve);
     let Err(failure) = outcome else { return ExitCode::SUCCESS };
     if failure != Failure::OutputClosed {
-        eprintln!("corelog: {failure}");
+        // Where it cannot be said, the exit code says it.
+        drop(writeln!(io::stderr(), "corelog: {failure}"));
     }
     ExitCode::from(failure.exit_code())
 }

@@ -187,7 +187,8 @@ pub const BROKER: &[Setting] = &[
         "4294967296",
         Honoured,
         "Bytes of the journals of all cores together; old files are drained into segments from \
-         half of it on, and writes wait beyond three quarters.",
+         half of it on, and writes wait beyond three quarters. Unless it is set, no more than a \
+         quarter of the file system.",
     ),
     row(
         Broker,
@@ -370,6 +371,15 @@ pub const BROKER: &[Setting] = &[
         "104857600",
         Honoured,
         "The most bytes of a request; never more than an eighth of core.memory.bytes.",
+    ),
+    row(
+        Broker,
+        "storage.free.bytes.min",
+        Int(-1, I64),
+        "-1",
+        Honoured,
+        "With fewer bytes free in the file system no more records are taken, and what is left is \
+         for draining and deleting. -1 for a tenth of it, at most 1 GiB.",
     ),
 ];
 

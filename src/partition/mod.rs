@@ -33,6 +33,7 @@ mod pack;
 mod prepare;
 mod read;
 mod recover;
+mod reserve;
 mod settle;
 mod shared;
 mod tend;
@@ -84,6 +85,7 @@ pub struct Owner<I: Io> {
     /// Taken by whoever changes the segments.
     storage_turn: Mutex<()>,
     ahead: ahead::Ahead,
+    reserve: reserve::Reserve,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<drain::Growth>,
@@ -111,6 +113,7 @@ impl<I: Io> Owner<I> {
         let directory = recovered.journal.directory().join("segments");
         let store = Store::new(io.clone(), arena.clone(), directory);
         let growth = drain::Growth::new(io.now(), recovered.journal.head());
+        let reserve = reserve::Reserve::new(shared.config(), shared.shards());
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -123,6 +126,7 @@ impl<I: Io> Owner<I> {
             store,
             storage_turn: Mutex::new(()),
             ahead: ahead::Ahead::default(),
+            reserve,
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
             tend: tend::Tend::default(),
@@ -134,7 +138,9 @@ impl<I: Io> Owner<I> {
             opening: Mutex::new(()),
             topic_configs: RefCell::default(),
         });
+        owner.look_at_space();
         io.spawn("settle", settle::run(owner.clone()));
+        io.spawn("reserve", reserve::run(owner.clone()));
         io.spawn("drain", drain::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
         io.spawn("compact", compact::run(owner.clone()));

@@ -26,6 +26,27 @@ impl<I: Io> Store<I> {
     /// Returns its bytes after that; they count once `sync` has returned and they are recorded.
     pub async fn append(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) -> io::Result<u64> {
         let file = self.file_to_append(id, recorded).await?;
+        match self.write_behind(&*file, recorded, pieces).await {
+            Ok(end) => {
+                self.mark(id, recorded, pieces);
+                Ok(end)
+            }
+            Err(error) => {
+                // Others need the space more, if that is what lacks.
+                drop(file.truncate(recorded).await);
+                let what = format!("cannot write {}: {error}", self.path(id).display());
+                Err(io::Error::new(error.kind(), what))
+            }
+        }
+    }
+
+    /// Writes behind the `recorded` bytes of a file, and cuts it there.
+    async fn write_behind(
+        &self,
+        file: &I::File,
+        recorded: u64,
+        pieces: &[Bytes],
+    ) -> io::Result<u64> {
         let block = BLOCK_BYTES as u64;
         let mut at = recorded / block * block;
         let mut chunk = self.take()?;
@@ -52,7 +73,6 @@ impl<I: Io> Store<I> {
             file.write_at(at, chunk.freeze(), Durability::Written).await?;
         }
         file.truncate(end).await?;
-        self.mark(id, recorded, pieces);
         Ok(end)
     }
 

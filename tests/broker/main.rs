@@ -10,6 +10,7 @@ mod clients;
 mod compaction;
 mod connections;
 mod crowd;
+mod disk;
 mod frames;
 mod full;
 mod groups;

@@ -58,6 +58,14 @@ impl Broker {
         broker
     }
 
+    /// As `start`, with its data in `folder`, and its log where there is space.
+    pub fn start_on(folder: &Path, settings: &[(&str, &str)]) -> Broker {
+        let mut broker = Broker::prepare(&[SMALL, settings].concat());
+        std::os::unix::fs::symlink(folder, broker.data()).expect("a link");
+        broker.launch();
+        broker
+    }
+
     /// Starts the binary as it comes, on an empty folder.
     pub fn start_with_defaults() -> Broker {
         let mut broker = Broker::prepare(&[]);
