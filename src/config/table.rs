@@ -381,6 +381,23 @@ pub const BROKER: &[Setting] = &[
         "With fewer bytes free in the file system no more records are taken, and what is left is \
          for draining and deleting. -1 for a tenth of it, at most 1 GiB.",
     ),
+    row(
+        Broker,
+        "storage.scrub.bytes.per.second",
+        Int(0, 1 << 40),
+        "8388608",
+        Honoured,
+        "How fast each core reads segments through to find damage, less while there is traffic. 0 \
+         for never.",
+    ),
+    row(
+        Broker,
+        "storage.scrub.interval.ms",
+        Int(1, I64),
+        "604800000",
+        Honoured,
+        "How often all segments are read through to find damage.",
+    ),
 ];
 
 /// Settings of a topic; dynamic.

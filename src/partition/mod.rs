@@ -6,6 +6,7 @@
 //!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
 //!     compact ─► closed segments without the records that newer ones replace
+//!     scrub   ─► segments read through, to find damage in time
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -34,6 +35,8 @@ mod prepare;
 mod read;
 mod recover;
 mod reserve;
+mod salvage;
+mod scrub;
 mod settle;
 mod shared;
 mod tend;
@@ -86,6 +89,7 @@ pub struct Owner<I: Io> {
     storage_turn: Mutex<()>,
     ahead: ahead::Ahead,
     reserve: reserve::Reserve,
+    scrubbing: scrub::Scrubbing,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<drain::Growth>,
@@ -127,6 +131,7 @@ impl<I: Io> Owner<I> {
             storage_turn: Mutex::new(()),
             ahead: ahead::Ahead::default(),
             reserve,
+            scrubbing: scrub::Scrubbing::default(),
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
             tend: tend::Tend::default(),
@@ -145,6 +150,7 @@ impl<I: Io> Owner<I> {
         io.spawn("cleanup", cleanup::run(owner.clone()));
         io.spawn("compact", compact::run(owner.clone()));
         io.spawn("tend", tend::run(owner.clone()));
+        io.spawn("scrub", scrub::run(owner.clone()));
         owner
     }
 

@@ -183,7 +183,11 @@ impl<I: Io> Store<I> {
         };
         let grown = Rc::make_mut(&mut marks);
         for piece in pieces {
+            let before = grown.covered();
             records::batches(piece).for_each(|(header, batch)| grown.add(&header, batch.len()));
+            if grown.covered() - before != piece.len() as u64 {
+                return; // it holds damage, which only a look at the file passes
+            }
         }
         cache.hold_marks(id, marks);
     }
