@@ -30,6 +30,7 @@ mod files;
 mod group;
 pub mod inspect;
 mod layout;
+pub mod mend;
 mod open_error;
 mod recover;
 mod reread;

@@ -19,6 +19,7 @@
 //!   O3  Nothing is acknowledged after the journal is poisoned.
 //!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
 
+mod account;
 mod ahead;
 mod append;
 mod checkpoint;
@@ -60,6 +61,7 @@ use crate::journal::Journal;
 use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
+pub use account::{Account, Lost, recovered_name};
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
 pub use checkpoint::Checkpoint;
 pub use controller::Controller;

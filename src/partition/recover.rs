@@ -60,17 +60,18 @@ pub async fn recover<I: Io>(
     Ok(Recovered { journal, logs, image, contradiction: failed, broken })
 }
 
+/// What the entries replayed so far make.
 #[derive(Default)]
-struct Replay {
-    found: BTreeMap<PartitionId, Found>,
-    image: Image,
-    failed: Option<String>,
-    broken: BTreeMap<PartitionId, String>,
-    now: i64,
+pub(super) struct Replay {
+    pub found: BTreeMap<PartitionId, Found>,
+    pub image: Image,
+    pub failed: Option<String>,
+    pub broken: BTreeMap<PartitionId, String>,
+    pub now: i64,
 }
 
 impl Replay {
-    fn take(&mut self, found: &Replayed<'_>) {
+    pub fn take(&mut self, found: &Replayed<'_>) {
         if self.failed.is_some() {
             return;
         }

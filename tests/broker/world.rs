@@ -234,6 +234,14 @@ fn binary() -> PathBuf {
     std::env::var_os("CORELOG_BIN").unwrap_or(env!("CARGO_BIN_EXE_corelog").into()).into()
 }
 
+/// Runs the binary with these arguments to its end: the exit code, and both its outputs.
+pub fn corelog(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the binary runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("UTF-8"))
+}
+
 /// `corelog serve` on this data directory, without any other setting.
 pub fn serve(data: &Path, address: &str) -> Command {
     let mut command = Command::new(binary());
