@@ -19,6 +19,8 @@ fn serve(config: BrokerConfig) -> Result<(), String> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Told by a panic where the log goes to a full disk.
+        .log_internal_errors(false)
         .with_env_filter(filter.from_env_lossy())
         .init();
     corelog::node::serve(config).map_err(|failed| failed.to_string())

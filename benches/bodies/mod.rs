@@ -13,9 +13,9 @@ use corelog::group::{Groups, Heartbeat, Input, Join, Now, Request, Settings as G
 use corelog::io::mailbox::mailbox;
 use corelog::io::sim::World;
 use corelog::journal::{Entry, EntryKind, Flush, Journal, Replayed, Settings};
-use corelog::segment::SegmentId;
 use corelog::segment::cache::Cache;
 use corelog::segment::marks::Marks;
+use corelog::segment::{Home, SegmentId};
 use corelog::wire::api::{ApiKey, produce as table};
 use corelog::wire::error::ErrorCode;
 use corelog::wire::fetch::{FetchWriter, FetchedHead};
@@ -35,8 +35,10 @@ const BATCH_BYTES: usize = 16 << 10;
 /// The work, done once; what it returns keeps the compiler from leaving it out.
 pub type Body = Box<dyn FnMut() -> usize>;
 
-/// Every body and its name, made when it is called for.
-pub const ALL: &[(&str, fn() -> Body)] = &[
+/// A body's name, and what makes it when it is called for.
+pub type Named = (&'static str, fn() -> Body);
+
+pub const ALL: &[Named] = &[
     ("codec: decode a Produce request of 10 partitions, in place", decode_produce),
     ("codec: decode the same by the table", decode_produce_by_table),
     ("codec: encode a Fetch response of 10 partitions", encode_fetch),
@@ -208,7 +210,7 @@ fn cache_hit() -> Body {
     let id = |number: u32| SegmentId {
         partition: PartitionId { topic: TopicNumber(1), index: number },
         base: 0,
-        generation: 0,
+        home: Home::NEW,
     };
     let (mut cache, few) = (Cache::default(), Rc::new(Marks::default()));
     for number in 0..128 {

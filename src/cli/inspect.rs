@@ -1,4 +1,4 @@
-//! `corelog inspect`: a journal file in words, every checksum checked.
+//! `corelog inspect`: a journal or segment file in words, every checksum checked.
 //!
 //! A group knows its address in the whole journal. Those that stand where an earlier use of the
 //! file put them are told as left over; recovery passes over them, and so does the count.
@@ -15,12 +15,13 @@ use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;
 use crate::metadata::Command;
 use crate::partition::Checkpoint;
+use crate::segment::{Damage, Seen, Segment, check_file, named};
 use crate::wire::records::{self, BatchHeader};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A file of a core's journal in the data directory.
-    #[arg(value_name = "JOURNAL-FILE")]
+    /// A file of a core's journal, or of a partition's segments (.log), in the data directory.
+    #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Write JSON, one value a line.
     #[arg(long)]
@@ -46,14 +47,20 @@ impl Arguments {
         let place = self.file.display();
         let mut totals = Totals::default();
         let mut output = Ok(());
-        let walked = walk(&self.file, &mut |met| {
-            let lines = totals.meet(&met, self.json);
+        let mut write = |lines: Vec<String>| {
             for line in lines {
                 if output.is_ok() {
                     output = writeln!(out, "{line}");
                 }
             }
-        });
+        };
+        let walked = match self.segment() {
+            Some(found) => found.and_then(|segment| {
+                let mut note = |seen: Seen<'_>| write(totals.see(&seen, self.json));
+                check_file(&self.file, &segment, &mut note)
+            }),
+            None => walk(&self.file, &mut |met| write(totals.meet(&met, self.json))),
+        };
         walked.map_err(|error| {
             Failure::Failed(format!("cannot read {place}: {}", in_words(&error)))
         })?;
@@ -63,15 +70,64 @@ impl Arguments {
             out.flush()?;
             let count = totals.damaged;
             return Err(Failure::Failed(format!(
-                "{place} is damaged at {count} places; a group that was being written when the \
-                 node was killed may be the last of them"
+                "{place} is damaged at {count} places; what was being written when the node was \
+                 killed may be the last of them. `corelog repair --dry-run` tells what is lost"
             )));
         }
         Ok(())
     }
 }
 
+impl Arguments {
+    /// The segment that the file is, if its name is one of those; how much of it is recorded only
+    /// the journal knows.
+    fn segment(&self) -> Option<std::io::Result<Segment>> {
+        let name = self.file.file_name()?.to_str()?;
+        let id = named(NO_PARTITION, name)?;
+        Some(std::fs::metadata(&self.file).map(|metadata| Segment {
+            base: id.base,
+            next: i64::MAX,
+            bytes: metadata.len(),
+            max_timestamp: -1,
+            begun: 0,
+            home: id.home,
+        }))
+    }
+}
+
 impl Totals {
+    /// The lines that tell of a segment's batch or damage.
+    fn see(&mut self, seen: &Seen<'_>, as_json: bool) -> Vec<String> {
+        match seen {
+            Seen::Batch { position, header, batch } => {
+                let detail = batch_detail(header, batch.len());
+                self.batches += 1;
+                self.records += detail.records;
+                vec![if as_json {
+                    json!({ "position": position, "batch": detail.json }).to_string()
+                } else {
+                    format!("{position:>12}  {}", detail.words)
+                }]
+            }
+            Seen::Damage(damage) => {
+                self.damaged += 1;
+                let Damage { position, bytes, from, before, flaw } = damage;
+                let before = (*before != i64::MAX).then_some(*before);
+                vec![if as_json {
+                    let (flaw, from) = (flaw.to_string(), *from);
+                    json!({
+                        "damage": flaw, "position": position, "bytes": bytes,
+                        "from": from, "before": before,
+                    })
+                    .to_string()
+                } else {
+                    let to = before.map_or("on".into(), |before| format!("to before {before}"));
+                    format!("{position:>12}  DAMAGED, {bytes} bytes: {flaw}; offsets {from} {to}")
+                }]
+            }
+        }
+    }
+
     /// The lines that tell of it.
     fn meet(&mut self, met: &Met<'_>, as_json: bool) -> Vec<String> {
         match met {

@@ -12,6 +12,7 @@ mod format;
 mod group;
 mod inspect;
 mod produce;
+mod repair;
 mod settings;
 mod table;
 mod topic;
@@ -50,8 +51,10 @@ enum Command {
     Config(settings::ListArguments),
     /// Put load on a broker, and measure latency and throughput.
     Load(Box<crate::load::Arguments>),
-    /// Check a journal file and tell what is in it.
+    /// Check a journal or segment file and tell what is in it.
     Inspect(inspect::Arguments),
+    /// Tell what is damaged in a stopped node's data directory and what is lost, and mend it.
+    Repair(repair::Arguments),
 }
 
 /// What every client command takes.
@@ -70,7 +73,8 @@ pub fn run(serve: impl FnOnce(BrokerConfig) -> Result<(), String>) -> ExitCode {
     let outcome = execute(Arguments::parse().command, serve);
     let Err(failure) = outcome else { return ExitCode::SUCCESS };
     if failure != Failure::OutputClosed {
-        eprintln!("corelog: {failure}");
+        // Where it cannot be said, the exit code says it.
+        drop(writeln!(io::stderr(), "corelog: {failure}"));
     }
     ExitCode::from(failure.exit_code())
 }
@@ -95,6 +99,7 @@ fn execute(
             return arguments.run();
         }
         Command::Inspect(arguments) => arguments.run(&mut out)?,
+        Command::Repair(arguments) => arguments.run(&mut out)?,
     }
     Ok(out.flush()?)
 }

@@ -187,7 +187,8 @@ pub const BROKER: &[Setting] = &[
         "4294967296",
         Honoured,
         "Bytes of the journals of all cores together; old files are drained into segments from \
-         half of it on, and writes wait beyond three quarters.",
+         half of it on, and writes wait beyond three quarters. Unless it is set, no more than a \
+         quarter of the file system.",
     ),
     row(
         Broker,
@@ -370,6 +371,32 @@ pub const BROKER: &[Setting] = &[
         "104857600",
         Honoured,
         "The most bytes of a request; never more than an eighth of core.memory.bytes.",
+    ),
+    row(
+        Broker,
+        "storage.free.bytes.min",
+        Int(-1, I64),
+        "-1",
+        Honoured,
+        "With fewer bytes free in the file system no more records are taken, and what is left is \
+         for draining and deleting. -1 for a tenth of it, at most 1 GiB.",
+    ),
+    row(
+        Broker,
+        "storage.scrub.bytes.per.second",
+        Int(0, 1 << 40),
+        "8388608",
+        Honoured,
+        "How fast each core reads segments through to find damage, less while there is traffic. 0 \
+         for never.",
+    ),
+    row(
+        Broker,
+        "storage.scrub.interval.ms",
+        Int(1, I64),
+        "604800000",
+        Honoured,
+        "How often all segments are read through to find damage.",
     ),
 ];
 

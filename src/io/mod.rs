@@ -79,6 +79,9 @@ pub trait Io: Clone + 'static {
     /// The file names in a directory, sorted. Blocking.
     fn list(&self, directory: &Path) -> Result<Vec<String>>;
 
+    /// What the file system that holds an existing `path` has. Blocking, for microseconds.
+    fn space(&self, path: &Path) -> Result<Space>;
+
     /// Creates a directory and its parents and makes them durable. Blocking.
     fn create_directory(&self, directory: &Path) -> Result<()>;
 
@@ -99,6 +102,14 @@ pub trait Io: Clone + 'static {
 
     /// Connects to a peer.
     fn connect(&self, address: SocketAddr) -> impl Future<Output = Result<Self::Stream>>;
+}
+
+/// A file system's bytes, those that it keeps for its own administrator left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub free: u64,
+    /// 0 where it does not say, as one in memory without a limit.
+    pub total: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -126,6 +126,10 @@ enum Step {
         old: u64,
         number: u64,
     },
+    /// Give a released file back to a file system that is short of space.
+    Discard {
+        old: u64,
+    },
     /// Nothing can be done before something is released or deleted.
     Full,
     Wait,
@@ -153,6 +157,10 @@ pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
             Step::ExtendCalmly { number, to } => extend_calmly(&inner, number, to).await,
             Step::Create { number, to } => create(&inner, number, to).await,
             Step::Reuse { old, number } => reuse(&inner, old, number).await,
+            Step::Discard { old } => {
+                discard(&inner, old).await;
+                Ok(())
+            }
         };
         inner.state.borrow_mut().prepared();
         match outcome {
@@ -174,13 +182,19 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     if state.closing {
         return Step::End;
     }
+    if let Some(old) = to_discard(&state) {
+        return Step::Discard { old };
+    }
     let space = &state.space;
     let wanted = space.wanted as u64;
     let filling = state.filling.as_ref().map_or(0, |filling| filling.bytes() as u64);
     let head = space.head + filling;
     let (number, end) = (space.file_number(), space.file_end());
     let start = end - space.file_bytes;
-    let target = AHEAD_BYTES.max((head - space.began).min(space.file_bytes));
+    let target = match state.short {
+        true => FIRST_STEP_BYTES,
+        false => AHEAD_BYTES.max((head - space.began).min(space.file_bytes)),
+    };
     if space.allocated < end && space.allocated.saturating_sub(head) < target.max(wanted) {
         let ahead = space.allocated.saturating_sub(head);
         return extension(number, space.allocated - start, ahead, wanted, space.file_bytes);
@@ -213,6 +227,15 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     }
 }
 
+/// A released file that a full disk needs more than the journal does: it would become the next one,
+/// where the current one cannot even grow, or the next one is there.
+fn to_discard<I: Io>(state: &State<I>) -> Option<u64> {
+    let space = &state.space;
+    let is_next_wanted = space.allocated == space.file_end() && space.next_allocated.is_none();
+    let is_short = state.short || matches!(space.refusal, Some(Refusal::NoSpace(_)));
+    state.files.reusable().filter(|_| is_short && !is_next_wanted)
+}
+
 /// The step that adds to the `allocated` bytes of a file, when `ahead` bytes are ready and somebody
 /// waits for room for `wanted`.
 fn extension(number: u64, allocated: u64, ahead: u64, wanted: u64, file_bytes: u64) -> Step {
@@ -239,6 +262,9 @@ fn refuse<I: Io>(inner: &Rc<Inner<I>>, refusal: Refusal) {
     let mut state = inner.state.borrow_mut();
     if state.space.refusal.is_none() {
         tracing::warn!("{}", refusal);
+        if matches!(refusal, Refusal::NoSpace(_)) {
+            state.drain_all();
+        }
     }
     state.space.refusal = Some(refusal);
     state.wake_watchers();
@@ -271,7 +297,7 @@ async fn extend<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
 async fn extend_calmly<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result<()> {
     let file = inner.state.borrow().files.get(number);
     let file = file.ok_or_else(|| io::Error::other("the journal's current file is not open"))?;
-    let mut at = file.len().next_multiple_of(BLOCK_BYTES as u64);
+    let mut at = file.len() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
     if let Some(mut zeros) = inner.arena.take(CALM_CHUNK_BYTES) {
         zeros.fill(0);
         let zeros = zeros.freeze();
@@ -325,6 +351,18 @@ async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result
     };
     publish(inner, number, file.len().min(inner.settings.file_bytes));
     Ok(())
+}
+
+/// The lowest number goes first, and nothing else goes on before it is gone: there is no hole.
+async fn discard<I: Io>(inner: &Rc<Inner<I>>, old: u64) {
+    let path = path(&inner.settings.directory, old);
+    match inner.io.remove(&path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{} is needed no more and not removed: {error}", path.display());
+            inner.io.sleep(RETRY).await;
+        }
+        _ => drop(inner.state.borrow_mut().files.open.remove(&old)),
+    }
 }
 
 /// See `Journal::release`.

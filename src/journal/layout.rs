@@ -223,6 +223,16 @@ impl GroupHeader {
         entries.flatten().map(|(entry, ..)| entry.partition).filter(|id| *id != NO_PARTITION)
     }
 
+    /// What the directory says of entries, with the bytes of each, whether or not they are sound.
+    pub fn directory_entries<'a>(
+        &self,
+        group: &'a [u8],
+    ) -> impl Iterator<Item = (Entry, usize)> + use<'a> {
+        let directory = self.directory(group).unwrap_or_default();
+        let entries = directory.chunks_exact(DIRECTORY_ENTRY_BYTES).map(read_entry);
+        entries.flatten().map(|(entry, length, _)| (entry, length as usize))
+    }
+
     /// The entries of a checked group: directory, place in the group, body.
     pub fn entries<'a>(
         &self,

@@ -30,6 +30,7 @@ mod files;
 mod group;
 pub mod inspect;
 mod layout;
+pub mod mend;
 mod open_error;
 mod recover;
 mod reread;
@@ -245,6 +246,12 @@ struct State<I: Io> {
     preparing: bool,
     /// Old files are being made free.
     draining: bool,
+    /// The file system is short of space.
+    short: bool,
+    /// Files below this number are to be drained, however much room there is.
+    drain_before: u64,
+    /// `drain_before` has moved, and nobody has looked.
+    is_drain_due: bool,
     space: Space,
     files: Files<I::File>,
     tail: Tail,
@@ -293,10 +300,28 @@ impl<I: Io> Journal<I> {
         space::room(&self.inner, bytes, Purpose::Records).await
     }
 
-    /// As `room`, for an entry without which a full journal could not be opened again or emptied:
-    /// it may use what is kept back from records (J8).
+    /// As `room`, for an entry without which a full journal could not be emptied: it may use what
+    /// is kept back from records (J8).
     pub async fn room_to_manage(&self, bytes: usize) -> Result<(), Refusal> {
-        space::room(&self.inner, bytes, Purpose::Management).await
+        space::room(&self.inner, bytes, Purpose::Draining).await
+    }
+
+    /// As `room`, for an entry without which the node could not start again, or delete anything:
+    /// it may use whatever is left.
+    pub async fn room_to_decide(&self, bytes: usize) -> Result<(), Refusal> {
+        space::room(&self.inner, bytes, Purpose::Decisions).await
+    }
+
+    /// Says whether the file system is short of space. While it is, the journal takes no more of it
+    /// than it must, gives released files back, and has what it holds drained once, so that what
+    /// is deleted is gone from the disk.
+    pub fn set_short(&self, short: bool) {
+        let mut state = self.inner.state.borrow_mut();
+        if short && !state.short {
+            state.drain_all();
+        }
+        state.short = short;
+        state.wake_preparer();
     }
 
     /// Copies `body` into the filling group; `stamp` may change bytes of the copy. Directly after
@@ -423,20 +448,24 @@ impl<I: Io> Journal<I> {
         state.wake_watchers();
     }
 
-    /// Files from the oldest needed one to the head's, and how many records may fill (J8).
+    /// Files from the oldest needed one to the head's, and how many records may fill (J8): no more
+    /// than there are, as long as those that were there when the disk became short are not drained.
     pub fn fill(&self) -> (u64, u64) {
         let state = self.inner.state.borrow();
-        (state.used_files(), self.inner.settings.record_files())
+        let (used, most) = (state.used_files(), self.inner.settings.record_files());
+        let is_to_drain = state.files.first_needed() < state.drain_before;
+        (used, if is_to_drain { most.min(used) } else { most })
     }
 
-    /// Returns when `fill` may have changed: another file is begun, or the journal has ended.
+    /// Returns when `fill` may have changed: another file is begun, the disk has become short, or
+    /// the journal has ended, which is false.
     pub async fn next_file(&self, than: u64) -> bool {
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
             if state.closing || state.poisoned.is_some() {
                 return Poll::Ready(false);
             }
-            if state.space.file_number() > than {
+            if state.space.file_number() > than || std::mem::take(&mut state.is_drain_due) {
                 return Poll::Ready(true);
             }
             state.watch(context.waker());
@@ -492,6 +521,9 @@ impl<I: Io> Inner<I> {
             closed: false,
             preparing: false,
             draining: false,
+            short: false,
+            drain_before: 0,
+            is_drain_due: false,
             space: recovered.space,
             files: recovered.files,
             tail,
@@ -528,6 +560,13 @@ impl<I: Io> State<I> {
     /// Files from the oldest needed one to the head's.
     fn used_files(&self) -> u64 {
         (self.space.file_number() + 1).saturating_sub(self.files.first_needed())
+    }
+
+    /// Has everything drained that the head has left.
+    fn drain_all(&mut self) {
+        self.drain_before = self.space.file_number();
+        self.is_drain_due = true;
+        self.wake_watchers();
     }
 
     fn wake_writer(&mut self) {

@@ -64,14 +64,16 @@ impl fmt::Display for OpenError {
                 }
                 write!(
                     f,
-                    ". Acknowledged records are in it or behind it: restore the file from a copy; \
-                     `corelog inspect {}` shows what is readable",
+                    ". Acknowledged records are in it or behind it: restore the file from a copy, \
+                     or see what `corelog repair --dry-run` tells of what is lost; `corelog \
+                     inspect {}` shows what is readable",
                     file.display()
                 )
             }
             OpenError::Missing { file } => write!(
                 f,
-                "{} is missing, but a later journal file is there: restore it",
+                "{} is missing, but a later journal file is there: restore it from a copy, or see \
+                 what `corelog repair --dry-run` tells of what is lost",
                 file.display()
             ),
             OpenError::Foreign { file } => write!(

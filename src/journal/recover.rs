@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use super::layout::{Entry, Flaw, GroupHeader, HEADER_BYTES};
 use super::open_error::{Damage, OpenError};
 use super::window::Window;
-use super::{Location, Settings, files};
+use super::{Location, Settings, files, is_no_space};
 use crate::base::ids::PartitionId;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::journal::files::Files;
@@ -214,7 +214,13 @@ async fn prepare_head<I: Io>(
     let file = files.get(head.number).unwrap_or_else(|| unreachable!("inserted above"));
     let wanted = FIRST_FILE_BYTES.min(settings.file_bytes);
     if file.len() < wanted {
-        file.allocate(wanted).await.map_err(failed)?;
+        match file.allocate(wanted).await {
+            // What is there may be enough to start, and to delete something.
+            Err(error) if is_no_space(&error) => {
+                tracing::warn!("{} gets no more space yet: {error}", path.display());
+            }
+            outcome => outcome.map_err(failed)?,
+        }
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! Reading a file that the head has left, from its first group to its last: for draining it.
 //!
 //! Invariants
-//!   E1  Every group is checked again; the walk ends where the head left the file, or fails.
+//!   E1  Every group is checked again; the walk ends where the head left the file, or fails to
+//!       read. A damaged group is passed over and told of (`is_damaged`); of its entries those
+//!       before the damage may have been given.
 //!   E2  Bodies are lent while their group is looked at: they hold no memory of the core's arena.
 
 use std::io;
@@ -10,7 +12,7 @@ use std::rc::Rc;
 use super::layout::{Entry, GroupHeader, HEADER_BYTES};
 use super::window::Window;
 use super::{Inner, Location, files};
-use crate::io::Io;
+use crate::io::{BLOCK_BYTES, Io};
 
 /// Bytes read at a time: commits wait for the device meanwhile.
 const WINDOW_BYTES: usize = 128 << 10;
@@ -30,6 +32,7 @@ pub struct Rereading<I: Io> {
     address: u64,
     end: u64,
     window: Window,
+    is_damaged: bool,
 }
 
 /// The oldest file at or above `address` that holds something needed, if the head has left it.
@@ -41,13 +44,8 @@ pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<
         state.files.oldest_left(from).filter(|(_, end)| *end <= state.written.end)?
     };
     let address = number * inner.settings.file_bytes;
-    Some(Rereading {
-        inner: inner.clone(),
-        number,
-        address,
-        end,
-        window: Window::new(WINDOW_BYTES),
-    })
+    let (inner, window) = (inner.clone(), Window::new(WINDOW_BYTES));
+    Some(Rereading { inner, number, address, end, window, is_damaged: false })
 }
 
 impl<I: Io> Rereading<I> {
@@ -67,12 +65,51 @@ impl<I: Io> Rereading<I> {
             return Ok(false);
         }
         let outcome = self.read_group(take).await;
-        outcome.map(|()| true).map_err(|error| {
+        let placed = outcome.map_err(|error| {
             let path = files::path(&self.inner.settings.directory, self.number);
             let position = self.address % self.inner.settings.file_bytes;
             let what = format!("{error} (byte {position} of {})", path.display());
             io::Error::new(error.kind(), what)
-        })
+        });
+        match placed {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!("{error}: what is sound behind it is moved on");
+                self.is_damaged = true;
+                self.pass_damage().await?;
+                Ok(true)
+            }
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    /// Whether a group was passed over.
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
+    /// Goes on where the next sound group begins, or at the end.
+    async fn pass_damage(&mut self) -> io::Result<()> {
+        let journal_id = self.inner.state.borrow().journal_id;
+        loop {
+            self.address += BLOCK_BYTES as u64;
+            if self.address >= self.end {
+                self.address = self.end;
+                return Ok(());
+            }
+            let file = self.inner.state.borrow().files.get(self.number);
+            let file = file.ok_or_else(|| io::Error::other("the file is not open any more"))?;
+            let position = self.address % self.inner.settings.file_bytes;
+            let start = self.window.bytes(&*file, self.number, position, HEADER_BYTES).await?;
+            let Ok(header) = GroupHeader::read(start) else { continue };
+            let fits = self.address + u64::from(header.length) <= self.end;
+            if header.address == self.address && header.journal_id == journal_id && fits {
+                let length = header.length as usize;
+                let group = self.window.bytes(&*file, self.number, position, length).await?;
+                if header.check(group).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
     }
 
     async fn read_group(&mut self, mut take: impl FnMut(Reread<'_>)) -> io::Result<()> {

@@ -6,6 +6,8 @@
 //!   S1  A group is placed only into allocated bytes of one file.
 //!   S2  Appenders of records get room in the order in which they asked.
 //!   S3  Records leave the end of the last file to management.
+//!   S4  Of what is allocated, records leave some to draining, and both leave some to decisions:
+//!       when the disk gives no more, there is still room to delete something and to start again.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -19,11 +21,31 @@ const RESERVE_BYTES_MAX: u64 = 8 << 20;
 /// The share of a small file that is kept.
 const RESERVE_SHARE: u64 = 4;
 
+/// What draining and decisions are left each, in an entry's smallest group some sixty times.
+const LEFT_BYTES_MAX: u64 = 256 << 10;
+/// The share of a small file.
+const LEFT_SHARE: u64 = 16;
+
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Records,
-    Management,
+    /// What the journal is emptied with.
+    Draining,
+    /// What the node or its operator has decided: topics, deletions, leader epochs.
+    Decisions,
+}
+
+impl Purpose {
+    /// Allocated bytes that must be left behind such an entry (S4).
+    fn leaves(self, file_bytes: u64) -> u64 {
+        let portion = LEFT_BYTES_MAX.min(file_bytes / LEFT_SHARE);
+        match self {
+            Purpose::Records => 2 * portion,
+            Purpose::Draining => portion,
+            Purpose::Decisions => 0,
+        }
+    }
 }
 
 /// The current file and the one after it, as far as they are allocated.
@@ -55,6 +77,19 @@ impl Space {
     /// Whether `bytes` at `address` in the current file are allocated.
     pub fn holds_in_file(&self, address: u64, bytes: usize) -> bool {
         address + bytes as u64 <= self.allocated
+    }
+
+    /// What is allocated from `address` on; as good as anything where no more could be.
+    fn left_from(&self, address: u64) -> u64 {
+        let end = self.file_end();
+        match self.next_allocated {
+            Some(next) if next >= end + self.file_bytes => u64::MAX,
+            Some(next) if address >= end => next.saturating_sub(address),
+            next => {
+                let here = self.allocated.saturating_sub(address);
+                here + next.map_or(0, |next| next - end)
+            }
+        }
     }
 
     fn next_holds(&self, bytes: usize) -> bool {
@@ -108,7 +143,7 @@ impl<I: Io> Turn<'_, I> {
         }
         let is_first = match self.ticket {
             // What empties the journal does not wait for those who wait for it to be empty.
-            _ if self.purpose == Purpose::Management => true,
+            _ if self.purpose != Purpose::Records => true,
             Some(ticket) => state.room_queue.front().is_some_and(|(first, _)| *first == ticket),
             None => state.room_queue.is_empty(),
         };
@@ -120,7 +155,9 @@ impl<I: Io> Turn<'_, I> {
                 let settings = &self.inner.settings;
                 let is_reserved =
                     self.purpose == Purpose::Records && state.is_reserved(bytes, settings);
-                if !is_reserved && state.has_place(body, settings.group_bytes_max) {
+                let left = state.left_behind(body, settings.group_bytes_max);
+                let leaves = self.purpose.leaves(state.space.file_bytes);
+                if !is_reserved && left.is_some_and(|left| left >= leaves) {
                     return Poll::Ready(Ok(()));
                 }
                 let full = Refusal::Full { bytes_max: settings.bytes_max };
@@ -137,7 +174,7 @@ impl<I: Io> Turn<'_, I> {
             }
         }
         match self.purpose {
-            Purpose::Management => state.watch(context.waker()),
+            Purpose::Draining | Purpose::Decisions => state.watch(context.waker()),
             Purpose::Records => self.wait(&mut state, context.waker()),
         }
         Poll::Pending
@@ -194,17 +231,21 @@ impl<I: Io> State<I> {
         end > self.space.file_end() - RESERVE_BYTES_MAX.min(file_bytes / RESERVE_SHARE)
     }
 
-    /// Whether an entry of `body` bytes has a place at once.
-    fn has_place(&self, body: usize, group_bytes_max: usize) -> bool {
-        let mut start = self.space.head;
+    /// Allocated bytes behind an entry of `body` bytes, if it has a place at once.
+    fn left_behind(&self, body: usize, group_bytes_max: usize) -> Option<u64> {
+        let space = &self.space;
+        let mut start = space.head;
         if let Some(filling) = &self.filling {
             let bytes = filling.bytes_with(body);
-            if bytes <= group_bytes_max && self.space.holds_in_file(self.space.head, bytes) {
-                return true;
+            if bytes <= group_bytes_max && space.holds_in_file(start, bytes) {
+                return Some(space.left_from(start + bytes as u64));
             }
             start += filling.bytes() as u64;
         }
         let bytes = bytes_alone(body);
-        self.space.holds_in_file(start, bytes) || self.space.next_holds(bytes)
+        if space.holds_in_file(start, bytes) {
+            return Some(space.left_from(start + bytes as u64));
+        }
+        space.next_holds(bytes).then(|| space.left_from(space.file_end() + bytes as u64))
     }
 }

@@ -52,6 +52,18 @@ impl Directory {
         Ok(Directory { path, shards, _lock: lock })
     }
 
+    /// Takes the directory of a stopped node.
+    pub fn take_existing(path: &Path) -> Result<Directory, BootFailed> {
+        let failed = |error| refused_by_system("read the data directory", path, &error);
+        let path = path.canonicalize().map_err(failed)?;
+        let file = path.join("node.toml");
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| refused_by_system("read", &file, &error))?;
+        let lock = lock(&path)?;
+        let shards = read_node(&text, &file)?;
+        Ok(Directory { path, shards, _lock: lock })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

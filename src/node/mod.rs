@@ -33,6 +33,7 @@ use crate::partition::{Owner, Recovered, Shared, recover};
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 
+pub use directory::Directory;
 pub use serve::serve;
 
 /// How often a stopping core looks whether its connections are gone.

@@ -1,6 +1,7 @@
 //! `corelog serve` on Linux: checks the machine, takes the data directory, starts the executors,
 //! says what it found, and waits for a signal.
 
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,17 @@ const BOOT_PAUSE: Duration = Duration::from_micros(500);
 /// The share of the journal that records leave to draining.
 const KEPT_SHARE: u64 = 8;
 const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Unless its size is given, the journal takes no larger share of the file system ...
+const DISK_SHARE: u64 = 4;
+/// ... but for what a core can live with.
+const CORE_JOURNAL_BYTES_MIN: u64 = 16 << 20;
+
+/// A line to the standard output. It may go to a file on a full disk: the node goes on without it.
+macro_rules! say {
+    ($($words:tt)*) => {
+        drop(writeln!(std::io::stdout(), $($words)*))
+    };
+}
 
 /// Runs the node until SIGTERM or SIGINT; an error is one sentence for the operator.
 pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
@@ -95,23 +107,23 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     if identity.port == 0 {
         identity.port = i32::from(address.port());
     }
-    println!(
+    say!(
         "ready in {} ms: listening on {address}, clients connect to {}:{}",
         started.elapsed().as_millis(),
         identity.host,
         identity.port
     );
     for broker in identity.brokers().filter(|_| identity.cores.is_some()) {
-        println!("broker {} is a core of its own: {}:{}", broker.id, identity.host, broker.port);
+        say!("broker {} is a core of its own: {}:{}", broker.id, identity.host, broker.port);
     }
     let signal = signals::wait().map_err(failed)?;
-    println!("stopping on {signal:?}: answering what is in flight, flushing");
+    say!("stopping on {signal:?}: answering what is in flight, flushing");
     exit_on_second_signal();
     drop(stops);
     for executor in executors {
         executor.join().map_err(failed)?;
     }
-    println!("stopped");
+    say!("stopped");
     Ok(())
 }
 
@@ -193,7 +205,7 @@ fn host_name() -> String {
 
 fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> journal::Settings {
     let bytes = |name: &str| u64::try_from(config.int(name)).unwrap_or(u64::MAX);
-    let bytes_max = bytes("journal.bytes.max") / u64::from(directory.shards());
+    let bytes_max = journal_bytes(config, directory) / u64::from(directory.shards());
     let file_bytes = bytes("journal.file.bytes").min(bytes_max / journal::FILES_MIN);
     let block = crate::io::BLOCK_BYTES as u64;
     let memory = config.size("core.memory.bytes");
@@ -213,13 +225,24 @@ fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> 
     }
 }
 
+/// Bytes of all journals together: what is set, or what a small file system can spare.
+fn journal_bytes(config: &BrokerConfig, directory: &Directory) -> u64 {
+    let setting = u64::try_from(config.int("journal.bytes.max")).unwrap_or(u64::MAX);
+    let total = probe::space(directory.path()).map_or(0, |space| space.total);
+    if total == 0 || config.given("journal.bytes.max").is_some() {
+        return setting;
+    }
+    let least = CORE_JOURNAL_BYTES_MIN * u64::from(directory.shards());
+    setting.min((total / DISK_SHARE).max(least))
+}
+
 fn announce(
     config: &BrokerConfig,
     directory: &Directory,
     cpus: &[usize],
 ) -> Result<(), BootFailed> {
     let shards = directory.shards();
-    println!(
+    say!(
         "Corelog {}, Linux {}, {shards} {} on CPUs {cpus:?}, {} MiB of memory",
         env!("CARGO_PKG_VERSION"),
         probe::kernel_release(),
@@ -227,7 +250,7 @@ fn announce(
         probe::memory_bytes() >> 20,
     );
     if usize::from(shards) < cpus.len() {
-        println!("the data directory was made for {shards} shards, so some CPUs stay idle");
+        say!("the data directory was made for {shards} shards, so some CPUs stay idle");
     }
     let path = directory.path();
     let found = probe::file_system(path)
@@ -237,15 +260,23 @@ fn announce(
     } else {
         "buffered writes (the file system refuses O_DIRECT), with the same flushes"
     };
-    println!("data in {} ({} on {}), {writes}", path.display(), found.kind, found.device);
+    say!("data in {} ({} on {}), {writes}", path.display(), found.kind, found.device);
     if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
-        println!("{} is memory: a restart of the machine loses all data", found.kind);
+        say!("{} is memory: a restart of the machine loses all data", found.kind);
+    }
+    let journal = journal_bytes(config, directory);
+    if i64::try_from(journal).is_ok_and(|bytes| bytes < config.int("journal.bytes.max")) {
+        say!(
+            "the file system is small: the journals take {} MiB of it, unless journal.bytes.max is \
+             set",
+            journal >> 20
+        );
     }
     match config.durability() {
-        Durability::Fsync => println!(
-            "durability fsync: acks=all is answered after one flush per core and commit group"
-        ),
-        Durability::Replicated => println!(
+        Durability::Fsync => {
+            say!("durability fsync: acks=all is answered after one flush per core and commit group")
+        }
+        Durability::Replicated => say!(
             "durability replicated: acks=all is answered when written, flushed within {} ms; on a \
              single node a power loss can take the last of it",
             config.int("flush.interval.ms")

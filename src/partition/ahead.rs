@@ -119,6 +119,7 @@ impl<I: Io> Owner<I> {
         if !self.is_cold(log, from) {
             return self.gather(log, from, (bytes_max, at_least_one)).await;
         }
+        self.scrubbing.note_read();
         let (partition, moves) = (log.borrow().id(), log.borrow().moves());
         let ahead = match self.ahead.find(partition, from, moves) {
             Some(gathering) => gathering.await,

@@ -176,9 +176,14 @@ impl<I: Io> Owner<I> {
             }
             self.open(&mut ready).await?;
         }
-        if let Err(refusal) = self.journal.room(ready.records.len()).await {
+        let room = match self.short_of_space(ready.partition, ready.records.len()) {
+            Some(why) => Err(why),
+            None => self.journal.room(ready.records.len()).await.map_err(|why| why.to_string()),
+        };
+        if let Err(why) = room {
             // What is there already needs no room, and a batch behind it may find some.
-            return self.known_already(&ready).ok_or_else(|| refused_by_journal(refusal));
+            let refused = || ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why);
+            return self.known_already(&ready).ok_or_else(refused);
         }
         // The topic may have gone while this waited.
         let image = self.image();

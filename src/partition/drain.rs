@@ -31,7 +31,7 @@ use bytes::Bytes;
 use super::checkpoint::Checkpoint;
 use super::pack::Small;
 use super::{Extent, Log, Owner, PartitionLog};
-use crate::base::ids::{Offset, PartitionId};
+use crate::base::ids::{CoreId, Offset, PartitionId};
 use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
@@ -88,6 +88,8 @@ struct Batch {
     end: u64,
     touched: BTreeSet<PartitionId>,
     holds_metadata: bool,
+    /// Some of the files' groups are damaged.
+    is_damaged: bool,
     large: BTreeMap<PartitionId, Share>,
     large_bytes: usize,
     small: Small,
@@ -158,6 +160,7 @@ impl Batch {
             end: first_end,
             touched: BTreeSet::new(),
             holds_metadata: false,
+            is_damaged: false,
             large: BTreeMap::new(),
             large_bytes: 0,
             small: Small::default(),
@@ -263,6 +266,7 @@ impl<I: Io> Owner<I> {
                 self.write_run(&mut batch.small).await?;
             }
         }
+        batch.is_damaged |= file.is_damaged();
         batch.large_bytes = 0;
         self.move_stretch(std::mem::take(&mut batch.large)).await
     }
@@ -302,6 +306,11 @@ impl<I: Io> Owner<I> {
     /// they are free.
     async fn end_batch(&self, batch: &mut Batch) -> io::Result<()> {
         self.record_small(&mut batch.small).await?;
+        if batch.is_damaged {
+            // Nobody knows what the damaged groups named.
+            batch.touched.extend(self.logs.borrow().keys());
+            batch.holds_metadata |= self.core() == CoreId::FIRST;
+        }
         let mut last = None;
         for id in &batch.touched {
             // Something else has moved a part of what the pack took.
@@ -426,11 +435,14 @@ impl<I: Io> Owner<I> {
             Some(last) => last,
             None => self.new_segment(first),
         };
+        if !self.store.takes_more(growing.id(partition), growing.bytes).await {
+            segments.push(std::mem::replace(&mut growing, self.new_segment(first)));
+        }
         let mut recorded = growing.bytes;
         for extent in extents {
             let bytes = match share.remove(&extent.base) {
                 Some((_, body)) => body,
-                None => self.read_extent(&extent).await?,
+                None => self.read_to_move(partition, &extent).await?,
             };
             if self.is_to_roll(&growing, &extent, &config) {
                 let id = growing.id(partition);

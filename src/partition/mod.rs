@@ -6,6 +6,7 @@
 //!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
 //!     compact ─► closed segments without the records that newer ones replace
+//!     scrub   ─► segments read through, to find damage in time
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -18,6 +19,7 @@
 //!   O3  Nothing is acknowledged after the journal is poisoned.
 //!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
 
+mod account;
 mod ahead;
 mod append;
 mod checkpoint;
@@ -33,6 +35,9 @@ mod pack;
 mod prepare;
 mod read;
 mod recover;
+mod reserve;
+mod salvage;
+mod scrub;
 mod settle;
 mod shared;
 mod tend;
@@ -42,6 +47,7 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -56,6 +62,7 @@ use crate::journal::Journal;
 use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
+pub use account::{Account, Lost, recovered_name};
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
 pub use checkpoint::Checkpoint;
 pub use controller::Controller;
@@ -70,13 +77,17 @@ pub use watch::{FetchWait, FetchWatch};
 /// A partition's state, shared between the tasks of its core.
 type Log = Rc<RefCell<PartitionLog>>;
 
+/// A core's partitions. They are gone through in an order that their history alone decides, so that
+/// a simulated node takes the same course again.
+type Logs = HashMap<PartitionId, Log, BuildHasherDefault<DefaultHasher>>;
+
 /// See the module's documentation.
 pub struct Owner<I: Io> {
     io: I,
     arena: Arena,
     shared: Arc<Shared>,
     journal: Journal<I>,
-    logs: RefCell<HashMap<PartitionId, Log>>,
+    logs: RefCell<Logs>,
     settling: settle::Settling,
     controller: Controller,
     coordinator: coordinator::Coordinator,
@@ -84,6 +95,8 @@ pub struct Owner<I: Io> {
     /// Taken by whoever changes the segments.
     storage_turn: Mutex<()>,
     ahead: ahead::Ahead,
+    reserve: reserve::Reserve,
+    scrubbing: scrub::Scrubbing,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<drain::Growth>,
@@ -111,6 +124,7 @@ impl<I: Io> Owner<I> {
         let directory = recovered.journal.directory().join("segments");
         let store = Store::new(io.clone(), arena.clone(), directory);
         let growth = drain::Growth::new(io.now(), recovered.journal.head());
+        let reserve = reserve::Reserve::new(shared.config(), shared.shards());
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -123,6 +137,8 @@ impl<I: Io> Owner<I> {
             store,
             storage_turn: Mutex::new(()),
             ahead: ahead::Ahead::default(),
+            reserve,
+            scrubbing: scrub::Scrubbing::default(),
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
             tend: tend::Tend::default(),
@@ -134,11 +150,14 @@ impl<I: Io> Owner<I> {
             opening: Mutex::new(()),
             topic_configs: RefCell::default(),
         });
+        owner.look_at_space();
         io.spawn("settle", settle::run(owner.clone()));
+        io.spawn("reserve", reserve::run(owner.clone()));
         io.spawn("drain", drain::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
         io.spawn("compact", compact::run(owner.clone()));
         io.spawn("tend", tend::run(owner.clone()));
+        io.spawn("scrub", scrub::run(owner.clone()));
         owner
     }
 

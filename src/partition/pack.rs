@@ -118,7 +118,7 @@ impl<I: Io> Owner<I> {
                 match small.body(id, extent) {
                     Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
                     None => {
-                        let body = self.read_extent(extent).await?;
+                        let body = self.read_to_move(id, extent).await?;
                         writer.put(&body, extent.next, extent.max_timestamp).await?;
                     }
                 }

@@ -125,11 +125,8 @@ impl<I: Io> Owner<I> {
                 return FetchedPart::failed(ErrorCode::OFFSET_OUT_OF_RANGE);
             }
             Err(error) => {
-                tracing::error!(
-                    "cannot read {} from offset {}: {error}",
-                    part.partition,
-                    part.offset
-                );
+                let partition = self.name_of(part.partition);
+                self.tell_damage(&format!("{partition} cannot be read: {error}"));
                 answer.error = ErrorCode::KAFKA_STORAGE_ERROR;
             }
         }
@@ -288,7 +285,7 @@ impl<I: Io> Owner<I> {
         for extent in extents.iter().take(count) {
             let at = usize::try_from(extent.location.address - start).unwrap_or(usize::MAX);
             let piece = span.slice(at..at + extent.location.length as usize);
-            verify(extent, &piece)?;
+            verify(extent, &piece).map_err(|why| self.damaged_in_journal(extent, &why))?;
             found.push((*extent, Some(piece)));
         }
         Ok(found)
@@ -300,10 +297,20 @@ impl<I: Io> Owner<I> {
             Some(piece) => Ok(piece),
             None => {
                 let piece = self.journal().read(extent.location).await?;
-                verify(extent, &piece)?;
+                verify(extent, &piece).map_err(|why| self.damaged_in_journal(extent, &why))?;
                 Ok(piece)
             }
         }
+    }
+
+    fn damaged_in_journal(&self, extent: &Extent, why: &str) -> std::io::Error {
+        let (path, position) = self.journal().file_of(extent.location.address);
+        let Extent { base, next, .. } = extent;
+        let what = format!(
+            "{} is damaged behind byte {position}: {why}; it holds offsets {base} to before {next}",
+            path.display()
+        );
+        std::io::Error::new(std::io::ErrorKind::InvalidData, what)
     }
 }
 
@@ -317,7 +324,7 @@ pub(super) fn check_epoch(claimed: Epoch, current: Epoch) -> Result<(), ErrorCod
     }
 }
 
-fn verify(extent: &Extent, bytes: &[u8]) -> std::io::Result<()> {
+fn verify(extent: &Extent, bytes: &[u8]) -> Result<(), String> {
     let mut next = extent.base;
     let mut seen = 0;
     for (header, batch) in records::batches(bytes) {
@@ -330,8 +337,7 @@ fn verify(extent: &Extent, bytes: &[u8]) -> std::io::Result<()> {
     if seen == bytes.len() && next == extent.next {
         return Ok(());
     }
-    let what = format!("the record batch at offset {next} is damaged");
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
+    Err(format!("the record batch at offset {next} is wrong"))
 }
 
 /// Drops the batches that lie wholly before `from`.

@@ -1,13 +1,13 @@
 //! Start of a core: the journal's entries become partitions again.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::append::claim_of;
 use super::checkpoint::Checkpoint;
 use super::log::{EpochStart, Found};
-use super::{Extent, Log, PartitionLog};
+use super::{Extent, Logs, PartitionLog};
 use crate::base::buffer::Arena;
 use crate::base::ids::{Offset, PartitionId};
 use crate::io::Io;
@@ -19,7 +19,7 @@ use crate::wire::records;
 pub struct Recovered<I: Io> {
     pub journal: Journal<I>,
     /// Partitions with what was ever written to them, also those of topics that are gone.
-    pub logs: HashMap<PartitionId, Log>,
+    pub logs: Logs,
     /// The metadata, in the journal of core 0.
     pub image: Image,
     /// Why sound groups make no state, if they do not: a newer program's metadata.
@@ -50,7 +50,7 @@ pub async fn recover<I: Io>(
     let mut replay = Replay { now, ..Replay::default() };
     let journal = Journal::open(io, arena, settings, &mut |found| replay.take(&found)).await?;
     let Replay { found, image, failed, mut broken, .. } = replay;
-    let mut logs = HashMap::with_capacity(found.len());
+    let mut logs = Logs::with_capacity_and_hasher(found.len(), Default::default());
     for (id, found) in found {
         match PartitionLog::restore(id, found) {
             Ok(log) => drop(logs.insert(id, Rc::new(RefCell::new(log)))),
@@ -60,17 +60,18 @@ pub async fn recover<I: Io>(
     Ok(Recovered { journal, logs, image, contradiction: failed, broken })
 }
 
+/// What the entries replayed so far make.
 #[derive(Default)]
-struct Replay {
-    found: BTreeMap<PartitionId, Found>,
-    image: Image,
-    failed: Option<String>,
-    broken: BTreeMap<PartitionId, String>,
-    now: i64,
+pub(super) struct Replay {
+    pub found: BTreeMap<PartitionId, Found>,
+    pub image: Image,
+    pub failed: Option<String>,
+    pub broken: BTreeMap<PartitionId, String>,
+    pub now: i64,
 }
 
 impl Replay {
-    fn take(&mut self, found: &Replayed<'_>) {
+    pub fn take(&mut self, found: &Replayed<'_>) {
         if self.failed.is_some() {
             return;
         }

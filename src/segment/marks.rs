@@ -60,6 +60,22 @@ impl Marks {
         self.covered += bytes as u64;
     }
 
+    /// Behind damage: the next sound batch begins at this place, with this offset, or there is none
+    /// before `end`.
+    pub fn pass(&mut self, sound: Option<(u64, Offset)>, end: u64) {
+        let Some((position, offset)) = sound else {
+            self.covered = end;
+            return;
+        };
+        self.marks.push(Mark { offset, position, max_timestamp: -1 });
+        self.covered = position;
+    }
+
+    /// The first offset of the last mark.
+    pub fn next(&self) -> Option<Offset> {
+        self.marks.last().map(|last| last.offset)
+    }
+
     /// The last mark at or before `offset`.
     pub fn at(&self, offset: Offset) -> Option<Mark> {
         let after = self.marks.partition_point(|mark| mark.offset <= offset);

@@ -19,6 +19,7 @@
 //!   G4  Open files, and marks and what was read in memory, are bounded.
 
 pub mod cache;
+mod check;
 pub mod marks;
 mod pack;
 mod read;
@@ -34,6 +35,7 @@ use crate::base::ids::{Offset, PartitionId, TopicNumber};
 use crate::io::Io;
 
 use cache::Cache;
+pub use check::{Check, Damage, Flaw, Reader, Seen, check_file};
 pub use pack::{Pack, PackWriter, Piece, Unpacking};
 pub use read::Span;
 use spans::Spans;
@@ -99,7 +101,7 @@ impl Segment {
     }
 
     /// Where its bytes begin in the file that holds them.
-    fn start(&self) -> u64 {
+    pub fn start(&self) -> u64 {
         self.home.start()
     }
 }
@@ -154,6 +156,48 @@ fn pack_key(number: u32) -> SegmentId {
     SegmentId { partition, base: 0, home: Home::Pack { number, position: 0 } }
 }
 
+fn topic_path(directory: &Path, topic: TopicNumber) -> PathBuf {
+    directory.join(format!("topic-{}", topic.0))
+}
+
+fn partition_path(directory: &Path, partition: PartitionId) -> PathBuf {
+    topic_path(directory, partition.topic).join(partition.index.to_string())
+}
+
+/// The file of a segment in a store's directory.
+pub fn file_path(directory: &Path, id: SegmentId) -> PathBuf {
+    match id.home {
+        Home::File { generation } => {
+            partition_path(directory, id.partition).join(file_name(id.base, generation))
+        }
+        Home::Pack { number, .. } => pack::path(directory, number),
+    }
+}
+
+/// The segment that a file's name means, in some partition.
+pub fn named(partition: PartitionId, name: &str) -> Option<SegmentId> {
+    let stem = name.strip_suffix(".log")?;
+    let (base, generation) = stem.split_once('.').unwrap_or((stem, "0"));
+    let home = Home::File { generation: generation.parse().ok()? };
+    Some(SegmentId { partition, base: base.parse().ok()?, home })
+}
+
+/// A partition's files in a store that no node uses, by base, of each the newest. Blocking.
+pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
+    let names = std::fs::read_dir(partition_path(directory, partition));
+    let names = names
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|name| named(partition, name.file_name().to_str()?));
+    let mut newest: BTreeMap<Offset, SegmentId> = BTreeMap::new();
+    for id in names {
+        let known = newest.entry(id.base).or_insert(id);
+        *known = id.max(*known);
+    }
+    newest.into_values().collect()
+}
+
 /// See the module's documentation.
 pub struct Store<I: Io> {
     io: I,
@@ -188,12 +232,7 @@ impl<I: Io> Store<I> {
 
     /// The file of a segment.
     pub fn path(&self, id: SegmentId) -> PathBuf {
-        match id.home {
-            Home::File { generation } => {
-                self.partition_directory(id.partition).join(file_name(id.base, generation))
-            }
-            Home::Pack { number, .. } => self.pack_path(number),
-        }
+        file_path(&self.directory, id)
     }
 
     fn marks_path(&self, id: SegmentId) -> PathBuf {
@@ -201,11 +240,11 @@ impl<I: Io> Store<I> {
     }
 
     fn topic_directory(&self, topic: TopicNumber) -> PathBuf {
-        self.directory.join(format!("topic-{}", topic.0))
+        topic_path(&self.directory, topic)
     }
 
     fn partition_directory(&self, partition: PartitionId) -> PathBuf {
-        self.topic_directory(partition.topic).join(partition.index.to_string())
+        partition_path(&self.directory, partition)
     }
 
     /// The topics that have a folder here. Blocking; for start-up.

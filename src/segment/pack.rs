@@ -19,7 +19,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -39,6 +39,11 @@ const PIECE_BYTES: usize = 48;
 const TRAILER_BYTES: usize = 16;
 /// Bytes that are read at a time to be written elsewhere.
 const READ_BYTES: usize = 1 << 20;
+
+/// The file of a pack in a store's directory.
+pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
+    directory.join(FOLDER).join(format!("{number:010}.pack"))
+}
 
 /// A partition's share of a pack: whole batches back to back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +109,7 @@ impl<I: Io> Store<I> {
 
     /// The file of a pack.
     pub fn pack_path(&self, number: u32) -> PathBuf {
-        self.directory.join(FOLDER).join(format!("{number:010}.pack"))
+        path(&self.directory, number)
     }
 
     /// The packs whose pieces are recorded or given up, in ascending order.

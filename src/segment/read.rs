@@ -9,7 +9,7 @@ use super::marks::Marks;
 use super::{Segment, SegmentId, Store, tolerate_absent};
 use crate::base::ids::Offset;
 use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
-use crate::wire::records::{self, BatchHeader};
+use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
 
 /// The least and the most that is read from a file at a time, but for a larger batch.
 const READ_BYTES_MIN: usize = 64 << 10;
@@ -85,42 +85,63 @@ impl<I: Io> Store<I> {
         from: Offset,
         bytes_max: usize,
     ) -> io::Result<Span> {
-        let file = self.file(id).await?;
+        let (file, end) = self.file_with(id, segment.bytes).await?;
         let mut position = self.begin(id, segment, from).await?;
         let mut wanted = bytes_max.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let start = segment.start();
-        while position < segment.bytes {
-            let end = start + segment.bytes;
-            let window = read_range(&*file, start + position, wanted, end).await?;
+        while position < end {
+            let window = read_range(&*file, start + position, wanted, start + end).await?;
             let skipped = skip(&window, from);
             let found = window.slice(skipped..);
             position += skipped as u64;
-            let Some(header) = BatchHeader::read(&found) else {
-                if skipped == 0 {
-                    return Err(self.damaged(id, position, "no batch begins here"));
+            if skipped > 0 && found.len() < HEADER_BYTES {
+                continue;
+            }
+            let left = end - position;
+            let outcome = match whole_batch(&found, left) {
+                Ok(bytes) if bytes > found.len() => {
+                    wanted = bytes;
+                    continue;
                 }
-                continue;
+                Ok(bytes) => take_verified(&found, found.len()).map(|taken| (bytes, taken)),
+                Err(why) => Err(why),
             };
-            let bytes = header.total_bytes().unwrap_or(0);
-            if bytes == 0 || position + bytes as u64 > segment.bytes {
-                return Err(self.damaged(id, position, "a batch's length cannot be"));
+            match outcome {
+                Ok((first, (length, next))) => {
+                    let whole = Span { batches: found.slice(..length), next };
+                    let batches = whole.batches.clone();
+                    self.spans.borrow_mut().hold((id, from), batches, next, window.len());
+                    let span = whole.up_to(bytes_max.max(first));
+                    let mut cache = self.cache.borrow_mut();
+                    cache.hint(id, next, position + length as u64);
+                    cache.hint(id, span.next, position + span.batches.len() as u64);
+                    return Ok(span);
+                }
+                Err(why) => {
+                    // What is damaged may lie before the offset that is wanted.
+                    let sound = self.next_sound(&file, segment, (position, segment.base)).await?;
+                    let sound = sound.filter(|(place, base)| *place > position && *base <= from);
+                    let damaged = || self.damaged(id, position, why);
+                    position = sound.ok_or_else(damaged)?.0;
+                }
             }
-            if bytes > found.len() {
-                wanted = bytes;
-                continue;
-            }
-            let (length, next) = take_verified(&found, found.len())
-                .map_err(|why| self.damaged(id, position, why))?;
-            let whole = Span { batches: found.slice(..length), next };
-            let memory = window.len();
-            self.spans.borrow_mut().hold((id, from), whole.batches.clone(), next, memory);
-            let span = whole.up_to(bytes_max.max(bytes));
-            let mut cache = self.cache.borrow_mut();
-            cache.hint(id, next, position + length as u64);
-            cache.hint(id, span.next, position + span.batches.len() as u64);
-            return Ok(span);
+        }
+        if end < segment.bytes {
+            return Err(self.damaged(id, end, "the file ends before its last record"));
         }
         Ok(Span { batches: Bytes::new(), next: segment.next })
+    }
+
+    /// The file, and how many of its recorded bytes are there: all, unless it is damaged.
+    async fn file_with(&self, id: SegmentId, recorded: u64) -> io::Result<(Rc<I::File>, u64)> {
+        let mut file = self.file(id).await?;
+        if file.len() < id.start() + recorded {
+            // It may have been opened while it was shorter.
+            self.cache.borrow_mut().forget(id.file_key());
+            file = self.file(id).await?;
+        }
+        let end = file.len().saturating_sub(id.start()).min(recorded);
+        Ok((file, end))
     }
 
     /// The offset from which to look for a record of at least `timestamp`; `None` if no batch of
@@ -215,25 +236,32 @@ impl<I: Io> Store<I> {
 
     /// Reads the headers of what the marks do not cover.
     async fn scan(&self, id: SegmentId, segment: &Segment, marks: &mut Marks) -> io::Result<()> {
-        let file = self.file(id).await?;
+        let (file, end) = self.file_with(id, segment.bytes).await?;
         let mut wanted = READ_BYTES_MAX;
-        while marks.covered() < segment.bytes {
+        while marks.covered() < end {
             let position = marks.covered();
-            let window = read_range(&*file, position, wanted, segment.bytes).await?;
+            let window = read_range(&*file, position, wanted, end).await?;
             for (header, batch) in records::batches(&window) {
                 marks.add(&header, batch.len());
             }
             if marks.covered() == position {
                 let header = BatchHeader::read(&window);
                 let bytes = header.and_then(|header| header.total_bytes()).unwrap_or(0);
-                if bytes <= window.len() || position + bytes as u64 > segment.bytes {
-                    return Err(self.damaged(id, position, "no batch begins here"));
+                if bytes <= window.len() || position + bytes as u64 > end {
+                    // Reads that begin there meet it; the others begin behind it.
+                    let next = marks.next().unwrap_or(segment.base);
+                    let sound = self.next_sound(&file, segment, (position, next)).await?;
+                    marks.pass(sound, segment.bytes);
+                    continue;
                 }
                 wanted = bytes;
             } else {
                 wanted = READ_BYTES_MAX;
             }
             self.io.cede().await;
+        }
+        if end < segment.bytes {
+            marks.pass(None, segment.bytes);
         }
         Ok(())
     }
@@ -260,6 +288,13 @@ pub(super) async fn read_range<F: File>(
     let buffer = file.read_at(start, length).await?.freeze();
     let at = |place: u64| usize::try_from(place - start).unwrap_or(usize::MAX);
     Ok(buffer.slice(at(position)..at(stop)))
+}
+
+/// The bytes of the batch with which `found` begins, with so many bytes left in the segment.
+fn whole_batch(found: &[u8], left: u64) -> Result<usize, &'static str> {
+    let header = BatchHeader::read(found).ok_or("no batch begins here")?;
+    let bytes = header.total_bytes().filter(|bytes| *bytes as u64 <= left);
+    bytes.ok_or("a batch's length cannot be")
 }
 
 /// Bytes of the whole batches that lie before `from`.

@@ -26,6 +26,27 @@ impl<I: Io> Store<I> {
     /// Returns its bytes after that; they count once `sync` has returned and they are recorded.
     pub async fn append(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) -> io::Result<u64> {
         let file = self.file_to_append(id, recorded).await?;
+        match self.write_behind(&*file, recorded, pieces).await {
+            Ok(end) => {
+                self.mark(id, recorded, pieces);
+                Ok(end)
+            }
+            Err(error) => {
+                // Others need the space more, if that is what lacks.
+                drop(file.truncate(recorded).await);
+                let what = format!("cannot write {}: {error}", self.path(id).display());
+                Err(io::Error::new(error.kind(), what))
+            }
+        }
+    }
+
+    /// Writes behind the `recorded` bytes of a file, and cuts it there.
+    async fn write_behind(
+        &self,
+        file: &I::File,
+        recorded: u64,
+        pieces: &[Bytes],
+    ) -> io::Result<u64> {
         let block = BLOCK_BYTES as u64;
         let mut at = recorded / block * block;
         let mut chunk = self.take()?;
@@ -40,7 +61,7 @@ impl<I: Io> Store<I> {
                 left = fill(&mut chunk, left);
                 if chunk.len() == chunk.capacity() {
                     let full = std::mem::replace(&mut chunk, self.take()?);
-                    at += self.write_chunk(&*file, at, full).await?;
+                    at += self.write_chunk(file, at, full).await?;
                 }
             }
         }
@@ -52,7 +73,6 @@ impl<I: Io> Store<I> {
             file.write_at(at, chunk.freeze(), Durability::Written).await?;
         }
         file.truncate(end).await?;
-        self.mark(id, recorded, pieces);
         Ok(end)
     }
 
@@ -163,7 +183,11 @@ impl<I: Io> Store<I> {
         };
         let grown = Rc::make_mut(&mut marks);
         for piece in pieces {
+            let before = grown.covered();
             records::batches(piece).for_each(|(header, batch)| grown.add(&header, batch.len()));
+            if grown.covered() - before != piece.len() as u64 {
+                return; // it holds damage, which only a look at the file passes
+            }
         }
         cache.hold_marks(id, marks);
     }

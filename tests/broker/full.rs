@@ -13,7 +13,7 @@ use crate::world::{Broker, end_of, free_address, fresh, serve};
 const KAFKA_STORAGE_ERROR: i16 = 56;
 
 /// Produce of version 8, whose answer says why: code, offset, words.
-fn produce_in_words(peer: &mut Peer, topic: &str, records: &[u8]) -> (i16, i64, String) {
+pub fn produce_in_words(peer: &mut Peer, topic: &str, records: &[u8]) -> (i16, i64, String) {
     let head = Bytes::default().i16(-1).i16(-1).i32(10_000).i32(1).string(topic);
     let answer = peer.ask(&request(PRODUCE, 8, head.i32(1).i32(0).bytes(records)));
     let mut walk = Walk(&answer);

@@ -10,6 +10,8 @@ mod clients;
 mod compaction;
 mod connections;
 mod crowd;
+mod damage;
+mod disk;
 mod frames;
 mod full;
 mod groups;

@@ -61,7 +61,7 @@ pub fn create(peer: &mut Peer, topic: &str, settings: &[(&str, &str)]) {
 }
 
 /// Writes batches of one record of a million bytes.
-fn write(peer: &mut Peer, topic: &str, offsets: std::ops::Range<i64>) {
+pub fn write(peer: &mut Peer, topic: &str, offsets: std::ops::Range<i64>) {
     let large = Batch { value_bytes: 1_000_000, ..Batch::default() }.encode();
     let request = produce(topic, &large);
     for offset in offsets {

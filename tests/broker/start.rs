@@ -26,7 +26,7 @@ fn refusal(command: &mut Command) -> (Option<i32>, String) {
     (status.code(), said)
 }
 
-fn assert_refused(command: &mut Command, code: i32, words: &[&str]) {
+pub fn assert_refused(command: &mut Command, code: i32, words: &[&str]) {
     let (found, said) = refusal(command);
     assert_eq!(found, Some(code), "{words:?}: {said}");
     for word in words {
@@ -37,7 +37,7 @@ fn assert_refused(command: &mut Command, code: i32, words: &[&str]) {
 }
 
 /// Every file below `folder` with its bytes.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).expect("readable") {
         let path = entry.expect("readable").path();

@@ -58,6 +58,14 @@ impl Broker {
         broker
     }
 
+    /// As `start`, with its data in `folder`, and its log where there is space.
+    pub fn start_on(folder: &Path, settings: &[(&str, &str)]) -> Broker {
+        let mut broker = Broker::prepare(&[SMALL, settings].concat());
+        std::os::unix::fs::symlink(folder, broker.data()).expect("a link");
+        broker.launch();
+        broker
+    }
+
     /// Starts the binary as it comes, on an empty folder.
     pub fn start_with_defaults() -> Broker {
         let mut broker = Broker::prepare(&[]);
@@ -224,6 +232,14 @@ impl Drop for Broker {
 
 fn binary() -> PathBuf {
     std::env::var_os("CORELOG_BIN").unwrap_or(env!("CARGO_BIN_EXE_corelog").into()).into()
+}
+
+/// Runs the binary with these arguments to its end: the exit code, and both its outputs.
+pub fn corelog(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).args(arguments).stdin(Stdio::null()).output();
+    let output = output.expect("the binary runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).expect("UTF-8"))
 }
 
 /// `corelog serve` on this data directory, without any other setting.

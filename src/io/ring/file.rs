@@ -220,10 +220,8 @@ impl File for RingFile {
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            if written < left.len() && !written.is_multiple_of(BLOCK_BYTES) {
-                let what = format!("a write at {at} stopped inside a block after {written} bytes");
-                return Err(io::Error::other(what));
-            }
+            // A full file system with blocks smaller than ours takes a part of one; it refuses
+            // the rest with the reason.
             left = left.slice(written..);
             at += written as u64;
         }
@@ -240,7 +238,8 @@ impl File for RingFile {
         let mut zeros = self.io.arena().take(ALLOCATE_CHUNK_BYTES).ok_or_else(refused)?;
         zeros.fill(0);
         let zeros = zeros.freeze();
-        let mut at = self.length.get().next_multiple_of(BLOCK_BYTES as u64);
+        // A block that is there in part has a hole in its rest.
+        let mut at = self.length.get() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         while at < length {
             let chunk = usize::try_from(length - at).unwrap_or(usize::MAX);
             let chunk = chunk.min(ALLOCATE_CHUNK_BYTES).next_multiple_of(BLOCK_BYTES);

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Io, OpenHow};
+use super::{Io, OpenHow, Space};
 use crate::base::buffer::Arena;
 use crate::base::ids::CoreId;
 use crate::base::time::{Instant, UnixMillis};
@@ -148,6 +148,10 @@ impl Io for RingIo {
         }
         names.sort();
         Ok(names)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        probe::space(path)
     }
 
     fn create_directory(&self, directory: &Path) -> io::Result<()> {

@@ -10,6 +10,8 @@ use std::path::Path;
 use io_uring::IoUring;
 use socket2::{Domain, Socket, Type};
 
+use crate::io::Space;
+
 /// `DEFER_TASKRUN` came with 6.1.
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Descriptors that the node wants at least, for connections and files.
@@ -205,6 +207,19 @@ pub fn file_system(directory: &Path) -> io::Result<FileSystem> {
         device: device.to_string(),
         direct: takes_direct(&directory)?,
     })
+}
+
+/// What the file system of an existing `path` has.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid `statvfs`.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a C string that lives across the call, which writes one `statvfs`.
+    if unsafe { libc::statvfs(path.as_ptr(), &mut found) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
 }
 
 fn takes_direct(directory: &Path) -> io::Result<bool> {

@@ -19,7 +19,7 @@ use super::{Inner, WALL_START};
 use crate::base::buffer::{ALIGNMENT, AlignedBuffer, Arena};
 use crate::base::ids::CoreId;
 use crate::base::time::{Instant, UnixMillis};
-use crate::io::{BLOCK_BYTES, Durability, File, Io, Listener, OpenHow, Stream};
+use crate::io::{BLOCK_BYTES, Durability, File, Io, Listener, OpenHow, Space, Stream};
 
 /// One core of one node, from a start of that node to its crash; refused afterwards.
 #[derive(Clone)]
@@ -133,6 +133,11 @@ impl Io for SimIo {
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         self.check_current()?;
         self.core.disk.borrow().list(directory)
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        self.check_current()?;
+        Ok(self.core.disk.borrow().space())
     }
 
     fn create_directory(&self, directory: &Path) -> io::Result<()> {

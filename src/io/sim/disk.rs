@@ -21,7 +21,7 @@ use super::chance::Chance;
 use super::image::{Fate, Inode, PAGE_BYTES};
 use super::{Inner, Latencies};
 use crate::base::buffer::AlignedBuffer;
-use crate::io::OpenHow;
+use crate::io::{OpenHow, Space};
 
 pub type SharedInode = Rc<RefCell<Inode>>;
 
@@ -313,6 +313,13 @@ impl Disk {
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         self.files.values().map(|file| file.borrow().length()).sum()
+    }
+
+    pub fn space(&self) -> Space {
+        match self.space {
+            Some(total) => Space { free: total.saturating_sub(self.used()), total },
+            None => Space { free: u64::MAX, total: 0 },
+        }
     }
 
     /// A full disk gives what it has before it refuses, as a file system does.

@@ -22,7 +22,7 @@ mod validate;
 pub use build::{BatchBuilder, NewRecord, ProducerStamp};
 pub use codec::{Codec, CodecError, Packer, STEP_BYTES, Unpacker, decompress};
 pub use record::{Header, Record, RecordError, Records, get_varint, get_varlong};
-pub use retain::retain;
+pub use retain::{empty, retain};
 pub use validate::{Invalid, Summary, validate};
 
 /// Bytes of a batch before its records.

@@ -51,6 +51,19 @@ pub fn retain(
 }
 
 /// Appends a record whose timestamp delta grows by `shift`.
+/// A batch without records that stands for the offsets from `base` to before `next`, at most
+/// `i32::MAX` of them: readers go on behind it, as behind one that compaction has emptied.
+pub fn empty(base: i64, next: i64, leader_epoch: i32, timestamp: i64) -> Vec<u8> {
+    let last_delta = i32::try_from(next - base - 1).unwrap_or(i32::MAX);
+    let mut batch = vec![0; HEADER_BYTES];
+    batch[16] = 2;
+    batch[23..27].copy_from_slice(&last_delta.to_be_bytes());
+    batch[43..57].fill(0xff); // no producer
+    super::stamp(&mut batch, base, leader_epoch);
+    finish(&mut batch, 0, (timestamp, timestamp), 0);
+    batch
+}
+
 fn put(out: &mut BytesMut, record: &Record<'_>, shift: i64) {
     let delta = record.timestamp_delta.wrapping_add(shift);
     let length = 1 + varlong_length(delta) + record.rest.len();

@@ -1,0 +1,497 @@
+//! `corelog repair`: what is damaged in a stopped node's data directory, what is lost with it, and
+//! the changes with which the node starts and serves everything else.
+//!
+//!     look at journals and segments ─► findings, plan ─► --dry-run ends here
+//!                                          └► copy what is changed ─► segments ─► journals
+//!
+//! Invariants
+//!   R1  A dry run changes nothing, and tells what a real one would do.
+//!   R2  Whatever a real run changes or replaces is kept in a folder of its own before.
+//!   R3  A run that was interrupted may be made again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
+use crate::client::failure::Failure;
+use crate::journal::mend::{Patch, Survey};
+use crate::journal::{Entry, NO_PARTITION};
+use crate::metadata::Image;
+use crate::node::Directory;
+use crate::partition::{Account, Lost, recovered_name};
+use crate::segment::{self, Damage, Home, Seen, Segment, SegmentId};
+use crate::wire::records;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The data directory of a node that is stopped.
+    #[arg(long, value_name = "DIR", default_value = "./corelog-data")]
+    data_dir: PathBuf,
+    /// Say what is damaged, what is lost and what would be done, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// One core's journal and what it says.
+struct Core {
+    folder: PathBuf,
+    survey: Survey,
+    account: Account,
+    /// What lost groups name.
+    named: Vec<(Entry, Option<Offset>)>,
+    entries: Vec<(Entry, Vec<u8>)>,
+    segments: Vec<Mending>,
+}
+
+/// A damaged segment, and what comes in its place.
+struct Mending {
+    id: SegmentId,
+    damage: Vec<Damage>,
+    old: Segment,
+    new: SegmentId,
+}
+
+/// What was found, in sentences, and whether all of it can be mended.
+#[derive(Default)]
+struct Findings {
+    lines: Vec<String>,
+    damaged: usize,
+    hopeless: usize,
+}
+
+impl Findings {
+    fn damage(&mut self, what: String) {
+        self.damaged += 1;
+        self.lines.push(what);
+    }
+
+    fn hopeless(&mut self, what: String) {
+        self.hopeless += 1;
+        self.damage(what);
+    }
+
+    fn detail(&mut self, what: &str) {
+        self.lines.push(format!("    {what}"));
+    }
+}
+
+impl Arguments {
+    pub fn run(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+        let directory = Directory::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let mut findings = Findings::default();
+        let mut cores = survey(&directory, now, &mut findings);
+        let image = cores.first().map(|core| core.account.image().clone()).unwrap_or_default();
+        let nameless = nameless(&cores, &image);
+        let names = Names { image: &image, nameless: &nameless };
+        for core in &mut cores {
+            core.judge(&names, &mut findings);
+        }
+        restore_metadata(&mut cores, &nameless, &mut findings);
+        let mut plans = Vec::new();
+        for core in &cores {
+            match core.survey.plan(&core.entries) {
+                Ok(patches) => plans.push(patches),
+                Err(why) => findings.hopeless(why),
+            }
+        }
+        for line in &findings.lines {
+            writeln!(out, "{line}")?;
+        }
+        self.finish(out, &directory, &findings, (&cores, &plans), now)
+    }
+
+    fn finish(
+        &self,
+        out: &mut dyn Write,
+        directory: &Directory,
+        findings: &Findings,
+        (cores, plans): (&[Core], &[Vec<Patch>]),
+        now: i64,
+    ) -> Result<(), Failure> {
+        let count = findings.damaged;
+        let place = directory.path().display();
+        if count == 0 {
+            writeln!(out, "nothing in {place} is damaged")?;
+            return Ok(());
+        }
+        out.flush()?;
+        if findings.hopeless > 0 {
+            return Err(Failure::Failed(format!(
+                "{place} is damaged at {count} places, and {} of them cannot be mended: restore \
+                 them from a copy; nothing was changed",
+                findings.hopeless
+            )));
+        }
+        if self.dry_run {
+            return Err(Failure::Failed(format!(
+                "{place} is damaged at {count} places; nothing was changed. Restore the files from \
+                 a copy if there is one; otherwise `corelog repair --data-dir {place}` gives up \
+                 what is lost, as told, and keeps everything else"
+            )));
+        }
+        let kept = directory.path().join(format!("damaged-{now}"));
+        let mended = mend(&kept, directory.path(), cores, plans);
+        mended.map_err(|error| {
+            Failure::Failed(format!(
+                "the repair of {place} is not complete: {error}; mend that and run it again"
+            ))
+        })?;
+        writeln!(
+            out,
+            "mended {count} places; what was changed is kept in {}: remove it once it is not \
+             needed",
+            kept.display()
+        )?;
+        Ok(())
+    }
+}
+
+/// Looks at every core's journal.
+fn survey(directory: &Directory, now: i64, findings: &mut Findings) -> Vec<Core> {
+    let mut cores = Vec::new();
+    for index in 0..directory.shards() {
+        let folder = directory.core(index);
+        let survey = match Survey::of(&folder) {
+            Ok(Some(survey)) => survey,
+            Ok(None) => {
+                findings.hopeless(format!("{} holds no journal file", folder.display()));
+                continue;
+            }
+            Err(why) => {
+                findings.hopeless(why);
+                continue;
+            }
+        };
+        let mut account = Account::new(now);
+        let replayed = survey.replay(&mut |found| account.take(&found));
+        if let Some(why) = replayed.err().or_else(|| account.contradiction()) {
+            findings.hopeless(format!("{}: {why}", folder.display()));
+            continue;
+        }
+        let named = survey.breaks.iter().flat_map(|broken| broken.named.iter().copied());
+        let named = named.collect();
+        let (entries, segments) = (Vec::new(), Vec::new());
+        cores.push(Core { folder, survey, account, named, entries, segments });
+    }
+    cores
+}
+
+/// Topics that have records, and whose creation is lost: number and partitions.
+fn nameless(cores: &[Core], image: &Image) -> BTreeMap<TopicNumber, u32> {
+    let mut found = BTreeMap::new();
+    let is_metadata_damaged = cores.first().is_some_and(|core| !core.survey.breaks.is_empty());
+    if !is_metadata_damaged {
+        return found;
+    }
+    for core in cores {
+        let named = core.named.iter().map(|(entry, _)| entry.partition);
+        for id in core.account.partitions().chain(named).filter(|id| *id != NO_PARTITION) {
+            if id.topic.0 >= image.next_topic_number() {
+                let partitions = found.entry(id.topic).or_insert(0);
+                *partitions = id.index.saturating_add(1).max(*partitions);
+            }
+        }
+    }
+    found
+}
+
+/// How partitions are called.
+struct Names<'a> {
+    image: &'a Image,
+    nameless: &'a BTreeMap<TopicNumber, u32>,
+}
+
+impl Names<'_> {
+    /// Whether the topic is there, or will be.
+    fn know(&self, id: PartitionId) -> bool {
+        self.image.topic_by_number(id.topic).is_some() || self.nameless.contains_key(&id.topic)
+    }
+
+    fn of(&self, id: PartitionId) -> String {
+        match self.image.topic_by_number(id.topic) {
+            Some(topic) => format!("topic {} partition {}", topic.name, id.index),
+            None if self.nameless.contains_key(&id.topic) => {
+                format!("topic {} partition {}", recovered_name(id.topic), id.index)
+            }
+            None => id.to_string(),
+        }
+    }
+}
+
+impl Core {
+    /// What is lost on this core, and the entries and segments that make up for it.
+    fn judge(&mut self, names: &Names<'_>, findings: &mut Findings) {
+        for broken in &self.survey.breaks {
+            let (file, position) = (broken.file.display(), broken.position);
+            findings.damage(format!("{file} is damaged at byte {position}: {}", broken.flaw));
+            let kinds: BTreeSet<String> = broken
+                .named
+                .iter()
+                .filter(|(entry, _)| entry.partition == NO_PARTITION || names.know(entry.partition))
+                .map(|(entry, _)| match entry.partition {
+                    NO_PARTITION => entry.kind.name().to_string(),
+                    id => format!("{} of {}", entry.kind.name(), names.of(id)),
+                })
+                .collect();
+            for kind in kinds {
+                findings.detail(&format!("it holds {kind}"));
+            }
+        }
+        let lost = self.account.lost(&self.named);
+        let mut lost: Vec<Lost> = lost.into_iter().filter(|l| names.know(l.partition)).collect();
+        let mut replaced: BTreeMap<PartitionId, (Vec<Segment>, Offset)> = BTreeMap::new();
+        for gap in &mut lost {
+            let found = self.look_for_segments(gap);
+            if let Some(last) = found.last() {
+                gap.from = last.next;
+                let mut segments = self.account.segments(gap.partition);
+                segments.extend(found);
+                replaced.insert(gap.partition, (segments, gap.from));
+            }
+        }
+        lost.retain(|gap| gap.from < gap.before);
+        for gap in &lost {
+            let Lost { partition, from, before, is_tail } = gap;
+            let more = if *is_tail { ", and perhaps more behind them" } else { "" };
+            let name = names.of(*partition);
+            if self.survey.breaks.is_empty() {
+                findings.damage(format!("{} lacks records", self.folder.display()));
+            }
+            findings.detail(&format!("lost: {name}, offsets {from} to before {before}{more}"));
+        }
+        self.entries = self.account.stand_ins(&lost);
+        self.judge_segments(names, findings, &mut replaced);
+        for (id, (segments, hot_start)) in replaced {
+            match self.account.checkpoint(id, &segments, hot_start) {
+                Ok(entry) => self.entries.push(entry),
+                Err(why) => findings.hopeless(why),
+            }
+        }
+    }
+
+    fn segments_folder(&self) -> PathBuf {
+        self.folder.join("segments")
+    }
+
+    /// Segments on the disk behind those that are recorded, where the journal lacks records: their
+    /// checkpoint is lost.
+    fn look_for_segments(&self, gap: &Lost) -> Vec<Segment> {
+        let known = self.account.segments(gap.partition);
+        let mut next = known.last().map_or(0, |last| last.next);
+        if next > gap.from {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        for id in segment::on_disk(&self.segments_folder(), gap.partition) {
+            let path = segment::file_path(&self.segments_folder(), id);
+            let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            if id.base < next || bytes == 0 || id.base >= gap.before {
+                continue;
+            }
+            let mut segment = Segment {
+                base: id.base,
+                next: id.base,
+                bytes: 0,
+                max_timestamp: -1,
+                begun: 0,
+                home: id.home,
+            };
+            let whole = Segment { next: gap.before, bytes, ..segment };
+            let mut is_over = false;
+            let looked = segment::check_file(&path, &whole, &mut |seen| match seen {
+                Seen::Batch { header, batch, .. } if !is_over => {
+                    segment.next = header.next_offset();
+                    segment.bytes += batch.len() as u64;
+                    segment.max_timestamp = segment.max_timestamp.max(header.max_timestamp);
+                }
+                _ => is_over = true,
+            });
+            if looked.is_ok() && segment.bytes > 0 {
+                segment.begun = segment.max_timestamp;
+                next = segment.next;
+                found.push(segment);
+            }
+        }
+        found
+    }
+
+    fn judge_segments(
+        &mut self,
+        names: &Names<'_>,
+        findings: &mut Findings,
+        replaced: &mut BTreeMap<PartitionId, (Vec<Segment>, Offset)>,
+    ) {
+        let ids: Vec<PartitionId> =
+            self.account.partitions().filter(|id| names.know(*id)).collect();
+        for partition in ids {
+            let mut segments = self.account.segments(partition);
+            let mut is_changed = false;
+            for segment in &mut segments {
+                let id = segment.id(partition);
+                let path = segment::file_path(&self.segments_folder(), id);
+                let damage = damage_in(&path, segment, findings);
+                if damage.is_empty() {
+                    continue;
+                }
+                for Damage { position, from, before, flaw, .. } in &damage {
+                    let position = position + segment.start();
+                    let (file, name) = (path.display(), names.of(partition));
+                    findings.damage(format!("{file} is damaged at byte {position}: {flaw}"));
+                    findings.detail(&format!("lost: {name}, offsets {from} to before {before}"));
+                }
+                let old = *segment;
+                segment.home = Home::File { generation: old.generation() + 1 };
+                segment.bytes = mended_bytes(&old, &damage);
+                is_changed = true;
+                self.segments.push(Mending { id, damage, old, new: segment.id(partition) });
+            }
+            if is_changed {
+                let known = replaced.remove(&partition);
+                let (more, hot_start) = known.unwrap_or((Vec::new(), 0));
+                let base = segments.last().map_or(0, |last| last.next);
+                segments.extend(more.into_iter().filter(|segment| segment.base >= base));
+                replaced.insert(partition, (segments, hot_start));
+            }
+        }
+    }
+}
+
+/// A topic for each number without a name, and numbers given out stay given out.
+fn restore_metadata(
+    cores: &mut [Core],
+    nameless: &BTreeMap<TopicNumber, u32>,
+    findings: &mut Findings,
+) {
+    let epoch: Epoch = cores.iter().map(|core| core.account.epoch()).max().unwrap_or(0);
+    let producer = cores.iter().map(|core| core.account.producer_id()).max().unwrap_or(-1);
+    let Some(first) = cores.first_mut().filter(|core| !core.survey.breaks.is_empty()) else {
+        return;
+    };
+    for number in nameless.keys() {
+        findings.detail(&format!(
+            "the name of topic number {} is lost: it is called {} and keeps its records for ever",
+            number.0,
+            recovered_name(*number)
+        ));
+    }
+    match first.account.metadata(nameless, epoch, producer) {
+        Ok(entry) => first.entries.insert(0, entry),
+        Err(why) => findings.hopeless(why),
+    }
+}
+
+fn damage_in(path: &Path, segment: &Segment, findings: &mut Findings) -> Vec<Damage> {
+    let mut found = Vec::new();
+    let looked = segment::check_file(path, segment, &mut |seen| {
+        if let Seen::Damage(damage) = seen {
+            found.push(damage);
+        }
+    });
+    match looked {
+        Ok(()) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (from, before) = (segment.base, segment.next);
+            let flaw = segment::Flaw::Missing;
+            vec![Damage { position: 0, bytes: segment.bytes, from, before, flaw }]
+        }
+        Err(error) => {
+            findings.hopeless(format!("{} cannot be read: {error}", path.display()));
+            Vec::new()
+        }
+    }
+}
+
+/// Bytes of a segment with batches without records in the place of what is damaged.
+fn mended_bytes(old: &Segment, damage: &[Damage]) -> u64 {
+    let lost: u64 = damage.iter().map(|damage| damage.bytes).sum();
+    let stand_ins = damage.iter().filter(|damage| damage.from < damage.before).count();
+    old.bytes - lost + (stand_ins * records::HEADER_BYTES) as u64
+}
+
+/// Writes the new file of a damaged segment.
+fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
+    let path = segment::file_path(folder, mending.new);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut file = io::BufWriter::new(fs::File::create(&path)?);
+    let mut outcome = Ok(());
+    let mut epoch = 0;
+    let mut write = |seen: Seen<'_>| {
+        if outcome.is_err() {
+            return;
+        }
+        match seen {
+            Seen::Batch { header, batch, .. } => {
+                epoch = header.leader_epoch;
+                outcome = file.write_all(batch);
+            }
+            Seen::Damage(Damage { from, before, .. }) if from < before => {
+                let time = mending.old.max_timestamp;
+                outcome = file.write_all(&records::empty(from, before, epoch, time));
+            }
+            Seen::Damage(_) => {}
+        }
+    };
+    let old = segment::file_path(folder, mending.id);
+    if old.exists() {
+        segment::check_file(&old, &mending.old, &mut write)?;
+    } else {
+        mending.damage.iter().for_each(|damage| write(Seen::Damage(*damage)));
+    }
+    outcome?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+}
+
+/// Keeps what will be changed, and changes it: the segments before the journals that name them.
+fn mend(kept: &Path, data: &Path, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
+    let keep = |path: &Path| -> io::Result<()> {
+        let inside = path.strip_prefix(data).unwrap_or(path);
+        let to = kept.join(inside);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        if path.exists() && !to.exists() {
+            fs::copy(path, &to)?;
+            fs::File::open(&to)?.sync_all()?;
+        }
+        Ok(())
+    };
+    for patch in plans.iter().flatten() {
+        keep(&patch.file)?;
+    }
+    for core in cores {
+        let folder = core.segments_folder();
+        for mending in &core.segments {
+            keep(&segment::file_path(&folder, mending.id))?;
+            rewrite(&folder, mending)?;
+        }
+    }
+    for patch in plans.iter().flatten() {
+        patch.apply()?;
+    }
+    for core in cores {
+        let folder = core.segments_folder();
+        fs::File::open(&core.folder)?.sync_all()?;
+        for mending in &core.segments {
+            let old = segment::file_path(&folder, mending.id);
+            if mending.old.pack().is_some() {
+                continue; // other partitions' segments are in it
+            }
+            for path in [old.with_extension("marks"), old] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}

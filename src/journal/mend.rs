@@ -1,0 +1,427 @@
+//! Mending a damaged journal that no node uses: finds the groups that were one behind the other,
+//! and what is broken between them, and makes the changes with which recovery goes through again.
+//!
+//!     | group 1 | group 2 | damaged ... | group 5 |        group 5 names group 4: two are lost
+//!                         | filler 4     |        ► new    what is lost is told in a new group
+//!
+//! A filler has the number of the last lost group and holds what of the lost ones is sound.
+//! Blocking, for `corelog repair`.
+//!
+//! Invariants
+//!   M1  Sound groups are not touched, and neither is a journal in which nothing was surely durable
+//!       behind the first bad place: that is a torn write, which recovery drops by itself.
+//!   M2  What is planned is what is written, and it is planned before anything is written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::inspect::{Met, walk};
+use super::layout::{self, Entry, Flaw, GroupHeader, HEADER_BYTES};
+use super::{Location, Replayed, files};
+use crate::base::ids::Offset;
+use crate::io::BLOCK_BYTES;
+use crate::wire::records;
+
+/// Sequence numbers left out before the new group, as at a start.
+const SEQUENCE_GAP: u64 = 1 << 16;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// A place in which something that was durable is missing.
+#[derive(Debug)]
+pub struct Break {
+    pub file: PathBuf,
+    pub position: u64,
+    pub flaw: String,
+    /// What the directories of lost groups name, and one past the last offset, where it is known.
+    pub named: Vec<(Entry, Option<Offset>)>,
+    /// Of those, what is sound.
+    kept: Vec<(Entry, Vec<u8>)>,
+    /// The groups before and behind, by their place in the chain.
+    before: Option<usize>,
+    behind: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    header: GroupHeader,
+    is_sound: bool,
+}
+
+/// Bytes to be written at a place in a file.
+#[derive(Debug)]
+pub struct Patch {
+    pub file: PathBuf,
+    pub position: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// What a journal's files hold.
+pub struct Survey {
+    directory: PathBuf,
+    journal_id: u64,
+    file_bytes: u64,
+    first: u64,
+    /// Sound groups, each behind the one before it but for the breaks.
+    chain: Vec<Group>,
+    pub breaks: Vec<Break>,
+    newest: u64,
+}
+
+impl Survey {
+    /// Looks at all files of a core's journal; `None` if there is none.
+    pub fn of(directory: &Path) -> Result<Option<Survey>, String> {
+        let told = |error: io::Error| format!("cannot read {}: {error}", directory.display());
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(directory).map_err(told)? {
+            let name = entry.map_err(told)?.file_name();
+            numbers.extend(name.to_str().and_then(files::number));
+        }
+        numbers.sort_unstable();
+        let Some(first) = numbers.first().copied() else { return Ok(None) };
+        let Some((journal_id, file_bytes)) = identify(directory, &numbers)? else {
+            return Err(format!(
+                "no file in {} begins with a sound group: the journal cannot be told from other \
+                 bytes; restore it from a copy",
+                directory.display()
+            ));
+        };
+        let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
+        for number in &numbers {
+            let path = files::path(directory, *number);
+            let start = number * file_bytes;
+            let mut newest = None;
+            let mut note = |met: Met<'_>| match met {
+                Met::Group { position, header } => {
+                    let is_ours = header.journal_id == journal_id;
+                    newest = (is_ours && header.address == start + position).then_some(header);
+                    if let Some(header) = newest {
+                        groups.insert(header.sequence, Group { header, is_sound: true });
+                    }
+                }
+                Met::Damage { position, .. } => {
+                    if let Some(header) = newest.filter(|h| h.address == start + position)
+                        && let Some(group) = groups.get_mut(&header.sequence)
+                    {
+                        group.is_sound = false;
+                    }
+                }
+                Met::Entry { .. } | Met::Gap { .. } => {}
+            };
+            walk(&path, &mut note)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        }
+        let newest = groups.keys().next_back().copied().unwrap_or(0);
+        let directory = directory.to_owned();
+        let (chain, breaks) = (Vec::new(), Vec::new());
+        let mut survey = Survey { directory, journal_id, file_bytes, first, chain, breaks, newest };
+        survey.link(&groups)?;
+        Ok(Some(survey))
+    }
+
+    /// Follows the groups from the newest one to the oldest, and says where one is missing.
+    fn link(&mut self, groups: &BTreeMap<u64, Group>) -> Result<(), String> {
+        let first_address = self.first * self.file_bytes;
+        let mut sound = groups.values().filter(|group| group.is_sound);
+        let Some(mut current) = sound.next_back().copied() else { return Ok(()) };
+        let mut chain = vec![current];
+        let mut holes = Vec::new();
+        while current.header.address != first_address {
+            let end = current.header.address;
+            let fits =
+                |g: &&Group| g.is_sound && g.header.address + u64::from(g.header.length) <= end;
+            if let Some(before) = groups.get(&current.header.previous).filter(|g| fits(g)) {
+                current = *before;
+            } else {
+                holes.push(chain.len());
+                let older = groups.range(..current.header.sequence).rev().map(|(_, group)| group);
+                let Some(before) = older.into_iter().find(|g| fits(g)) else { break };
+                current = *before;
+            }
+            chain.push(current);
+        }
+        let count = chain.len();
+        chain.reverse();
+        self.chain = chain;
+        for hole in holes.into_iter().rev() {
+            let behind = count - hole;
+            let last = behind.checked_sub(1).and_then(|at| self.chain.get(at));
+            let reached = last.map_or(0, |group| group.header.sequence);
+            let proven = self.chain.iter().skip(behind).any(|g| g.header.flushed > reached);
+            if !proven {
+                // A torn write and what came behind it (M1).
+                self.chain.truncate(behind);
+                break;
+            }
+            let found = self.describe(groups, behind)?;
+            self.breaks.push(found);
+        }
+        Ok(())
+    }
+
+    fn describe(&self, groups: &BTreeMap<u64, Group>, behind: usize) -> Result<Break, String> {
+        let before = behind.checked_sub(1);
+        let last = before.and_then(|at| self.chain.get(at)).map(|group| group.header);
+        let next = self.chain.get(behind).ok_or("a break is in front of a group")?.header;
+        let from = last.map_or(self.first * self.file_bytes, |l| l.address + u64::from(l.length));
+        let number = from / self.file_bytes;
+        // A file that was left ends well; then the damage is at the beginning of the next one.
+        let in_next = next.address / self.file_bytes != number
+            && next.address % self.file_bytes != 0
+            && last.is_some_and(|last| next.previous == last.sequence + 1);
+        let missing = (number + 1..next.address / self.file_bytes)
+            .find(|number| !files::path(&self.directory, *number).exists());
+        let place = match missing {
+            Some(missing) => missing * self.file_bytes,
+            None if in_next => (number + 1) * self.file_bytes,
+            None => from,
+        };
+        let file = files::path(&self.directory, place / self.file_bytes);
+        let position = place % self.file_bytes;
+        let (mut named, mut kept) = (Vec::new(), Vec::new());
+        let reached = last.map_or(0, |last| last.sequence);
+        let lost = groups.range(reached + 1..next.sequence).filter(|(_, group)| {
+            (from..next.address).contains(&group.header.address) && !group.is_sound
+        });
+        for (_, group) in lost {
+            let bytes = self.read(&group.header)?;
+            named.extend(group.header.named(&bytes));
+            for (entry, _, body) in group.header.entries(&bytes).flatten() {
+                kept.push((entry, body.to_vec()));
+            }
+        }
+        let flaw = flaw_at(&file, position);
+        Ok(Break { file, position, flaw, named, kept, before, behind })
+    }
+
+    fn read(&self, header: &GroupHeader) -> Result<Vec<u8>, String> {
+        let path = files::path(&self.directory, header.address / self.file_bytes);
+        let told = |error: io::Error| format!("cannot read {}: {error}", path.display());
+        let file = fs::File::open(&path).map_err(told)?;
+        let mut bytes = vec![0; header.length as usize];
+        file.read_exact_at(&mut bytes, header.address % self.file_bytes).map_err(told)?;
+        Ok(bytes)
+    }
+
+    /// Everything that is sound, in order.
+    pub fn replay(&self, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), String> {
+        for (at, group) in self.chain.iter().enumerate() {
+            for broken in self.breaks.iter().filter(|broken| broken.behind == at) {
+                for (entry, body) in &broken.kept {
+                    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                    let location = Location { address: group.header.address, length };
+                    visit(Replayed { entry: *entry, location, body });
+                }
+            }
+            let bytes = self.read(&group.header)?;
+            for (entry, place, body) in group.header.entries(&bytes).flatten() {
+                let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                let address = group.header.address + u64::from(place);
+                visit(Replayed { entry, location: Location { address, length }, body });
+            }
+        }
+        Ok(())
+    }
+
+    /// The changes with which recovery goes through, and replays `entries` last.
+    pub fn plan(&self, entries: &[(Entry, Vec<u8>)]) -> Result<Vec<Patch>, String> {
+        let mut patches = Vec::new();
+        for broken in &self.breaks {
+            patches.extend(self.fill(broken)?);
+        }
+        if !entries.is_empty() {
+            patches.push(self.append(entries)?);
+        }
+        Ok(patches)
+    }
+
+    /// Groups in the place of the lost ones.
+    fn fill(&self, broken: &Break) -> Result<Vec<Patch>, String> {
+        let last = broken.before.and_then(|at| self.chain.get(at)).map(|group| group.header);
+        let next = self.chain.get(broken.behind).ok_or("a break is in front of a group")?.header;
+        let from = last.map_or(self.first * self.file_bytes, |l| l.address + u64::from(l.length));
+        let number = |address: u64| address / self.file_bytes;
+        let end_of_file = (number(from) + 1) * self.file_bytes;
+        // Where each filler begins, and how far it may reach.
+        let mut places = Vec::new();
+        if number(from) == number(next.address) {
+            places.push((from, next.address));
+        } else {
+            if next.address == end_of_file {
+                places.push((from, end_of_file));
+            }
+            for middle in number(from) + 1..number(next.address) {
+                places.push((middle * self.file_bytes, (middle + 1) * self.file_bytes));
+            }
+            let start = number(next.address) * self.file_bytes;
+            if start < next.address {
+                places.push((start, next.address));
+            }
+        }
+        let mut previous = last.map_or(next.previous.saturating_sub(1), |last| last.sequence);
+        let flushed = last.map_or(0, |last| last.flushed);
+        let count = places.len();
+        let mut patches = Vec::new();
+        for (at, (address, limit)) in places.into_iter().enumerate() {
+            let is_last = at + 1 == count;
+            let sequence = if is_last { next.previous } else { previous + 1 };
+            let kept: &[_] = if is_last { &broken.kept } else { &[] };
+            let reaches = number(address) == number(next.address);
+            let length = if reaches { limit - address } else { bytes_of(kept) };
+            if sequence <= previous || bytes_of(kept) > length || address + length > limit {
+                return Err(self.hopeless(&broken.file));
+            }
+            let ids = (sequence, previous, flushed);
+            patches.push(self.group(address, length, ids, kept)?);
+            previous = sequence;
+        }
+        Ok(patches)
+    }
+
+    /// A new group behind the last one.
+    fn append(&self, entries: &[(Entry, Vec<u8>)]) -> Result<Patch, String> {
+        let last = self.chain.last().ok_or_else(|| self.hopeless(&self.directory))?.header;
+        let length = bytes_of(entries);
+        let mut address = last.address + u64::from(last.length);
+        let end_of_file = (last.address / self.file_bytes + 1) * self.file_bytes;
+        if address + length > end_of_file {
+            address = end_of_file;
+        }
+        if length > self.file_bytes {
+            return Err(self.hopeless(&self.directory));
+        }
+        let ids = (self.newest + SEQUENCE_GAP, last.sequence, last.sequence);
+        self.group(address, length, ids, entries)
+    }
+
+    fn group(
+        &self,
+        address: u64,
+        length: u64,
+        (sequence, previous, flushed): (u64, u64, u64),
+        entries: &[(Entry, Vec<u8>)],
+    ) -> Result<Patch, String> {
+        let file = files::path(&self.directory, address / self.file_bytes);
+        let number = |value: usize| u32::try_from(value).map_err(|_| self.hopeless(&file));
+        let mut bytes = vec![0; HEADER_BYTES];
+        let mut directory = Vec::new();
+        for (entry, body) in entries {
+            bytes.extend_from_slice(body);
+            layout::put_entry(&mut directory, entry, body);
+        }
+        let directory_at = number(bytes.len())?;
+        bytes.resize(usize::try_from(length).map_err(|_| self.hopeless(&file))?, 0);
+        let header = GroupHeader {
+            journal_id: self.journal_id,
+            sequence,
+            address,
+            length: number(bytes.len())?,
+            directory_at,
+            entries: number(entries.len())?,
+            flushed,
+            previous,
+            file_bytes: self.file_bytes,
+        };
+        header.seal(&mut bytes, &directory);
+        Ok(Patch { file, position: address % self.file_bytes, bytes })
+    }
+
+    fn hopeless(&self, place: &Path) -> String {
+        format!(
+            "the journal in {} is too damaged at {} to be mended: restore it from a copy",
+            self.directory.display(),
+            place.display()
+        )
+    }
+}
+
+impl Patch {
+    /// Writes it, durably.
+    pub fn apply(&self) -> io::Result<()> {
+        let file = fs::File::options().create(true).truncate(false).write(true).open(&self.file)?;
+        file.write_all_at(&self.bytes, self.position)?;
+        file.sync_all()
+    }
+}
+
+/// The journal's id and its file size, by the first sound group with which a file begins.
+fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, String> {
+    let mut known = None;
+    for number in numbers {
+        let path = files::path(directory, *number);
+        let told = |error: io::Error| format!("cannot read {}: {error}", path.display());
+        let file = fs::File::open(&path).map_err(told)?;
+        let length = file.metadata().map_err(told)?.len();
+        let mut header = [0; HEADER_BYTES];
+        if length < BLOCK {
+            continue;
+        }
+        file.read_exact_at(&mut header, 0).map_err(told)?;
+        let header = match GroupHeader::read(&header) {
+            Ok(header) if u64::from(header.length) <= length => header,
+            Err(Flaw::NewerVersion(version)) => {
+                return Err(format!(
+                    "{} has format {version}, which a newer Corelog wrote: use that one",
+                    path.display()
+                ));
+            }
+            _ => continue,
+        };
+        let mut group = vec![0; header.length as usize];
+        file.read_exact_at(&mut group, 0).map_err(told)?;
+        if header.check(&group).is_ok() {
+            known.get_or_insert((header.journal_id, header.file_bytes));
+        }
+    }
+    Ok(known)
+}
+
+/// What is wrong at a place where a group should be.
+fn flaw_at(path: &Path, position: u64) -> String {
+    let look = || -> io::Result<Option<Flaw>> {
+        let file = fs::File::open(path)?;
+        let mut start = [0; HEADER_BYTES];
+        if file.read_exact_at(&mut start, position).is_err() {
+            return Ok(None);
+        }
+        let header = match GroupHeader::read(&start) {
+            Ok(header) => header,
+            Err(flaw) => return Ok(Some(flaw)),
+        };
+        let mut group = vec![0; header.length as usize];
+        if file.read_exact_at(&mut group, position).is_err() {
+            return Ok(Some(Flaw::Lengths));
+        }
+        let found = header.check(&group).err();
+        Ok(found.or_else(|| header.entries(&group).find_map(Result::err)).or(Some(Flaw::NoGroup)))
+    };
+    match look() {
+        Ok(Some(flaw)) => flaw.to_string(),
+        Ok(None) => "the file ends here".into(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "the file is missing".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn bytes_of(entries: &[(Entry, Vec<u8>)]) -> u64 {
+    let bodies: usize = entries.iter().map(|(_, body)| body.len()).sum();
+    let bytes = HEADER_BYTES + bodies + entries.len() * layout::DIRECTORY_ENTRY_BYTES;
+    (bytes as u64).next_multiple_of(BLOCK)
+}
+
+impl GroupHeader {
+    /// What a sound directory names whose bodies need not be, and one past the last offset.
+    fn named(&self, group: &[u8]) -> Vec<(Entry, Option<Offset>)> {
+        let mut at = HEADER_BYTES;
+        let mut named = Vec::new();
+        for (entry, length) in self.directory_entries(group) {
+            let body = group.get(at..at + length).unwrap_or_default();
+            at += length;
+            let last = records::batches(body).last().map(|(header, _)| header.next_offset());
+            named.push((entry, last.filter(|next| *next > entry.base_offset)));
+        }
+        named
+    }
+}

@@ -1,0 +1,27 @@
+//! Draining past damage: a journal file in which a group has gone bad is emptied all the same, so
+//! that one damaged partition does not keep all others of its core from writing.
+//!
+//! What is damaged goes into the partition's segment as it is. There it is found by reads, by the
+//! scrubber and by `corelog repair`, exactly as what went bad in the segment itself; nothing is
+//! dropped, and nothing is passed over in silence.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::{Extent, Owner};
+use crate::base::ids::PartitionId;
+use crate::io::Io;
+
+impl<I: Io> Owner<I> {
+    /// An extent's bytes, sound or not.
+    pub(super) async fn read_to_move(&self, id: PartitionId, extent: &Extent) -> io::Result<Bytes> {
+        match self.read_extent(extent).await {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.tell_damage(&format!("{}: {error}", self.name_of(id)));
+                self.journal().read(extent.location).await
+            }
+            outcome => outcome,
+        }
+    }
+}
