@@ -5,6 +5,7 @@
 //!     drain   ─► the oldest journal files' records ─► segments, small ones into packs
 //!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
+//!     reshard ─► another number of cores, before they start
 //!     compact ─► closed segments without the records that newer ones replace
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
@@ -33,6 +34,7 @@ mod pack;
 mod prepare;
 mod read;
 mod recover;
+mod reshard;
 mod settle;
 mod shared;
 mod tend;
@@ -63,6 +65,7 @@ pub use log::{Extent, PartitionLog};
 pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
 pub use read::{FetchPart, FetchedPart};
 pub use recover::{Recovered, recover};
+pub use reshard::{Moved, Resharding, reshard};
 pub use shared::Shared;
 pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
 pub use watch::{FetchWait, FetchWatch};

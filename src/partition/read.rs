@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
-use crate::journal::Location;
+use crate::journal::{Journal, Location};
 use crate::segment::{Segment, Span};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
@@ -298,11 +298,7 @@ impl<I: Io> Owner<I> {
     pub(super) async fn read_extent(&self, extent: &Extent) -> std::io::Result<Bytes> {
         match self.journal().tail(extent.location) {
             Some(piece) => Ok(piece),
-            None => {
-                let piece = self.journal().read(extent.location).await?;
-                verify(extent, &piece)?;
-                Ok(piece)
-            }
+            None => read_durable(self.journal(), extent).await,
         }
     }
 }
@@ -315,6 +311,16 @@ pub(super) fn check_epoch(claimed: Epoch, current: Epoch) -> Result<(), ErrorCod
         claimed if claimed > current => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
         _ => Ok(()),
     }
+}
+
+/// Reads one extent whole from the journal's files.
+pub(super) async fn read_durable<I: Io>(
+    journal: &Journal<I>,
+    extent: &Extent,
+) -> std::io::Result<Bytes> {
+    let piece = journal.read(extent.location).await?;
+    verify(extent, &piece)?;
+    Ok(piece)
 }
 
 fn verify(extent: &Extent, bytes: &[u8]) -> std::io::Result<()> {
