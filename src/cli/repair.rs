@@ -155,8 +155,9 @@ impl Arguments {
 /// Looks at every core's journal.
 fn survey(directory: &Directory, now: i64, findings: &mut Findings) -> Vec<Core> {
     let mut cores = Vec::new();
-    for index in 0..directory.shards() {
-        let folder = directory.core(index);
+    let layout = directory.layout();
+    for index in 0..layout.shards {
+        let folder = layout.core(directory.path(), index);
         let survey = match Survey::of(&folder) {
             Ok(Some(survey)) => survey,
             Ok(None) => {

@@ -354,7 +354,8 @@ pub const BROKER: &[Setting] = &[
         Int(0, 1024),
         "0",
         Honoured,
-        "Executors of the node; 0 for one per CPU. Fixed when the data directory is created.",
+        "Executors of the node; 0 for one per CPU. With another number than before, the start \
+         moves partitions to their new cores.",
     ),
     row(
         Broker,

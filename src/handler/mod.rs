@@ -52,7 +52,7 @@ use crate::io::Io;
 use crate::metadata::{Image, Topic};
 use crate::wire::api::ApiKey;
 use crate::wire::error::ErrorCode;
-use crate::wire::header::{RequestHeader, decode_body, put_response_header};
+use crate::wire::header::{RequestHeader, decode_body, decode_start, put_response_header};
 use crate::wire::primitive::{Uuid, Wire};
 
 pub use api_versions::unsupported_api_versions;
@@ -107,7 +107,12 @@ impl<'a> Request<'a> {
     /// The body as a message.
     fn decode<T: Wire<'a>>(&self) -> Result<T, Closed> {
         let RequestHeader { api, version, .. } = self.header;
-        decode_body(self.body, api, version).map_err(|error| {
+        let decoded = match api {
+            // librdkafka leaves bytes behind the request for all topics; Kafka reads none of them.
+            ApiKey::Metadata => decode_start(self.body, api, version),
+            _ => decode_body(self.body, api, version),
+        };
+        decoded.map_err(|error| {
             Closed(format!("a {} request (version {version}) is malformed: {error}", api.name()))
         })
     }

@@ -94,6 +94,10 @@ pub trait Io: Clone + 'static {
     /// Renames a file within one directory, durably.
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = Result<()>>;
 
+    /// Gives a file a second name, durably. File systems that have none refuse, and so does a name
+    /// on another one.
+    fn link(&self, from: &Path, to: &Path) -> impl Future<Output = Result<()>>;
+
     /// Removes a file, durably.
     fn remove(&self, path: &Path) -> impl Future<Output = Result<()>>;
 

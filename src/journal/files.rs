@@ -88,6 +88,16 @@ impl<F> Files<F> {
         self.ends.get(number).map(|end| (*number, *end))
     }
 
+    /// The numbers of all files, in ascending order.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.open.keys().copied()
+    }
+
+    /// The address at which a file's groups end, if the head has left it.
+    pub fn end_of(&self, number: u64) -> Option<u64> {
+        self.ends.get(&number).copied()
+    }
+
     /// Files that hold something needed.
     pub fn in_use(&self) -> u64 {
         self.open.range(self.first_needed..).count() as u64

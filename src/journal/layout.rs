@@ -63,7 +63,8 @@ impl EntryKind {
     }
 
     /// Whether the body is record batches, which carry their own checksums.
-    fn is_records(self) -> bool {
+    /// Whether its body is record batches.
+    pub fn is_records(self) -> bool {
         matches!(self, EntryKind::Batches | EntryKind::Carried)
     }
 }

@@ -440,6 +440,11 @@ impl<I: Io> Journal<I> {
         reread::left_from(&self.inner, address)
     }
 
+    /// Everything in a journal that takes nothing any more, file by file.
+    pub fn whole(&self) -> Vec<Rereading<I>> {
+        reread::whole(&self.inner)
+    }
+
     /// Says whether old files are being made free: appenders then wait for a full journal instead
     /// of being refused.
     pub fn set_draining(&self, draining: bool) {

@@ -48,6 +48,25 @@ pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<
     Some(Rereading { inner, number, address, end, window, is_damaged: false })
 }
 
+/// The files of a journal that takes nothing any more, oldest first, the last one up to its head.
+pub fn whole<I: Io>(inner: &Rc<Inner<I>>) -> Vec<Rereading<I>> {
+    let state = inner.state.borrow();
+    assert!(state.closing, "nothing is appended any more");
+    let file_bytes = inner.settings.file_bytes;
+    let head = state.written.end;
+    let ends = state.files.numbers().filter_map(|number| {
+        let end = state.files.end_of(number).unwrap_or(head);
+        (number * file_bytes < end).then_some((number, end))
+    });
+    let ends: Vec<(u64, u64)> = ends.collect();
+    let of = |(number, end)| {
+        let address = number * file_bytes;
+        let (inner, window) = (inner.clone(), Window::new(WINDOW_BYTES));
+        Rereading { inner, number, address, end, window, is_damaged: false }
+    };
+    ends.into_iter().map(of).collect()
+}
+
 impl<I: Io> Rereading<I> {
     /// Everything in the file lies below this address.
     pub fn file_end(&self) -> u64 {

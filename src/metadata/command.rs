@@ -21,7 +21,7 @@ const VERSION: u8 = 1;
 pub enum Command {
     /// The data directory's birth: names the cluster.
     ClusterCreated { cluster_id: String },
-    /// A new topic; `number` is the image's next one.
+    /// A new topic; `number` is the image's next one, or one above it.
     TopicCreated {
         name: String,
         id: [u8; 16],

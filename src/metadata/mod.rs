@@ -11,6 +11,8 @@
 
 mod command;
 mod image;
+mod placement;
 
 pub use command::{Command, CommandError, ConfigChange, decode, encode};
 pub use image::{Image, OFFSETS_TOPIC, Topic};
+pub use placement::{Loads, owner};

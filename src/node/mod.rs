@@ -10,10 +10,12 @@
 //!       journal: not before the other cores have answered what they have, for which they need it.
 
 mod directory;
+mod relay;
 mod serve;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -34,6 +36,10 @@ use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 
 pub use directory::Directory;
+#[cfg(test)]
+pub use directory::{Layout, NODE_FILE};
+#[cfg(test)]
+pub use relay::{Relay, name, relay};
 pub use serve::serve;
 
 /// How often a stopping core looks whether its connections are gone.
@@ -63,6 +69,8 @@ pub struct CoreSetup<I: Io> {
     pub lanes: Vec<Lanes<I>>,
     pub inbox: LanesEnd<I>,
     pub journal: journal::Settings,
+    /// Folders that are left over, for core 0 to remove.
+    pub stale: Vec<PathBuf>,
     pub memory_bytes: usize,
     pub identity: Identity,
     pub listen: SocketAddr,
@@ -160,6 +168,9 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
         Connections::new(io.clone(), handlers, bounds, budget_bytes, setup.connection_count);
     for listener in &listeners {
         io.spawn("accept", connections.clone().accept(listener.clone()));
+    }
+    if !setup.stale.is_empty() {
+        io.spawn("leftovers", relay::remove_stale(io.clone(), setup.stale));
     }
     drop(setup.report.try_send(Report { core: io.core(), outcome: Ok(address) }));
     // A dropped sender asks for the end as well.

@@ -3,11 +3,13 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::directory::{Directory, refused_by_system};
+use super::directory::{Directory, Layout, refused_by_system};
+use super::relay::{Relay, relay};
 use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
@@ -52,8 +54,12 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let listen = resolve(config.text("listeners"))?;
     check_free(listen)?;
     let mut identity = identity_of(&config, listen)?;
-    let directory = Directory::take(&config.data_directory(), wanted)?;
-    let shards = directory.shards();
+    let config = Arc::new(config);
+    let mut directory = Directory::take(&config.data_directory(), wanted)?;
+    if directory.layout().shards != wanted {
+        lay_out_anew(&config, &mut directory, wanted, &cpus)?;
+    }
+    let shards = wanted;
     if config.bool("per.core.listeners") {
         identity.cores = Some(shards);
         check_core_ports(listen, shards)?;
@@ -61,7 +67,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     announce(&config, &directory, &cpus)?;
 
-    let shared = Arc::new(Shared::new(Arc::new(config), shards));
+    let shared = Arc::new(Shared::new(config, shards));
     let (report, mut reports) = mailbox(usize::from(shards) * 2);
     let count = Arc::new(AtomicUsize::new(0));
     let mut stops = Vec::new();
@@ -73,7 +79,8 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
             shared: shared.clone(),
             lanes,
             inbox,
-            journal: journal_settings(shared.config(), &directory, core),
+            journal: journal_settings(shared.config(), directory.path(), directory.layout(), core),
+            stale: if core == 0 { directory.stale() } else { Vec::new() },
             memory_bytes: shared.config().size("core.memory.bytes"),
             identity: identity.clone(),
             listen,
@@ -85,24 +92,21 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     }
     let setups = Arc::new(Mutex::new(setups));
     let read_bytes = shared.config().size("core.memory.bytes") / 4;
-    let engine = match shared.config().text("core.executor") {
-        "glommio" => Engine::Glommio,
-        _ => Engine::Own,
-    };
-    let mut executors = ring::boot_on(engine, &shard_cpus, read_bytes, move |io: RingIo| {
-        let index = crate::io::Io::core(&io).index();
-        let setup = setups
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(index)
-            .and_then(Option::take);
-        async move {
-            if let Some(setup) = setup {
-                run_core(io, setup).await;
+    let mut executors =
+        ring::boot_on(engine(shared.config()), &shard_cpus, read_bytes, move |io: RingIo| {
+            let index = crate::io::Io::core(&io).index();
+            let setup = setups
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_mut(index)
+                .and_then(Option::take);
+            async move {
+                if let Some(setup) = setup {
+                    run_core(io, setup).await;
+                }
             }
-        }
-    })
-    .map_err(failed)?;
+        })
+        .map_err(failed)?;
     let address = await_cores(&mut reports, &mut executors)?;
     if identity.port == 0 {
         identity.port = i32::from(address.port());
@@ -124,6 +128,57 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         executor.join().map_err(failed)?;
     }
     say!("stopped");
+    Ok(())
+}
+
+fn engine(config: &BrokerConfig) -> Engine {
+    match config.text("core.executor") {
+        "glommio" => Engine::Glommio,
+        _ => Engine::Own,
+    }
+}
+
+/// Moves the partitions to their owners among `shards` cores, before any of these runs.
+fn lay_out_anew(
+    config: &Arc<BrokerConfig>,
+    directory: &mut Directory,
+    shards: u16,
+    cpus: &[usize],
+) -> Result<(), BootFailed> {
+    let began = Instant::now();
+    let from = directory.layout();
+    let before = from.shards;
+    say!("the data directory is laid out for {before} shards: moving it to {shards}");
+    let memory_bytes = config.size("core.memory.bytes");
+    let (tell, told) = std::sync::mpsc::channel();
+    let (path, config) = (directory.path().to_path_buf(), config.clone());
+    let cpu = cpus.first().copied().unwrap_or(0);
+    let executors = ring::boot_on(engine(&config), &[cpu], memory_bytes, move |io: RingIo| {
+        let (tell, path, config) = (tell.clone(), path.clone(), config.clone());
+        async move {
+            let journal = |layout, core| journal_settings(&config, &path, layout, core);
+            let (path, config, journal) = (&*path, &*config, &journal);
+            let task = Relay { path, from, shards, config, memory_bytes, journal };
+            // Nobody listens any more if the starter has given up.
+            let _ = tell.send(relay(&io, task).await);
+        }
+    });
+    let failed = |error: std::io::Error| BootFailed(error.to_string());
+    let outcome = told.recv();
+    for executor in executors.map_err(failed)? {
+        executor.join().map_err(failed)?;
+    }
+    let ended = |_| BootFailed(format!("the move to {shards} shards ended without a word"));
+    let (layout, moved) = outcome.map_err(ended)??;
+    directory.relaid(layout);
+    say!(
+        "moved {} partitions from {before} to {shards} shards in {} ms: {} MiB of records written \
+         anew, {} files kept",
+        moved.partitions,
+        began.elapsed().as_millis(),
+        moved.bytes >> 20,
+        moved.files,
+    );
     Ok(())
 }
 
@@ -203,15 +258,20 @@ fn host_name() -> String {
     if name.is_empty() { "localhost".into() } else { name.into() }
 }
 
-fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> journal::Settings {
+fn journal_settings(
+    config: &BrokerConfig,
+    directory: &Path,
+    layout: Layout,
+    core: u16,
+) -> journal::Settings {
     let bytes = |name: &str| u64::try_from(config.int(name)).unwrap_or(u64::MAX);
-    let bytes_max = journal_bytes(config, directory) / u64::from(directory.shards());
+    let bytes_max = journal_bytes(config, directory, layout.shards) / u64::from(layout.shards);
     let file_bytes = bytes("journal.file.bytes").min(bytes_max / journal::FILES_MIN);
     let block = crate::io::BLOCK_BYTES as u64;
     let memory = config.size("core.memory.bytes");
     let interval = Duration::from_millis(bytes("flush.interval.ms"));
     journal::Settings {
-        directory: directory.core(core),
+        directory: layout.core(directory, core),
         file_bytes: (file_bytes / block * block).max(block),
         bytes_max,
         kept_bytes: bytes_max / KEPT_SHARE,
@@ -226,13 +286,13 @@ fn journal_settings(config: &BrokerConfig, directory: &Directory, core: u16) -> 
 }
 
 /// Bytes of all journals together: what is set, or what a small file system can spare.
-fn journal_bytes(config: &BrokerConfig, directory: &Directory) -> u64 {
+fn journal_bytes(config: &BrokerConfig, directory: &Path, shards: u16) -> u64 {
     let setting = u64::try_from(config.int("journal.bytes.max")).unwrap_or(u64::MAX);
-    let total = probe::space(directory.path()).map_or(0, |space| space.total);
+    let total = probe::space(directory).map_or(0, |space| space.total);
     if total == 0 || config.given("journal.bytes.max").is_some() {
         return setting;
     }
-    let least = CORE_JOURNAL_BYTES_MIN * u64::from(directory.shards());
+    let least = CORE_JOURNAL_BYTES_MIN * u64::from(shards);
     setting.min((total / DISK_SHARE).max(least))
 }
 
@@ -241,7 +301,7 @@ fn announce(
     directory: &Directory,
     cpus: &[usize],
 ) -> Result<(), BootFailed> {
-    let shards = directory.shards();
+    let shards = directory.layout().shards;
     say!(
         "Corelog {}, Linux {}, {shards} {} on CPUs {cpus:?}, {} MiB of memory",
         env!("CARGO_PKG_VERSION"),
@@ -249,9 +309,6 @@ fn announce(
         if shards == 1 { "shard" } else { "shards" },
         probe::memory_bytes() >> 20,
     );
-    if usize::from(shards) < cpus.len() {
-        say!("the data directory was made for {shards} shards, so some CPUs stay idle");
-    }
     let path = directory.path();
     let found = probe::file_system(path)
         .map_err(|error| refused_by_system("use the data directory", path, &error))?;
@@ -264,7 +321,7 @@ fn announce(
     if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
         say!("{} is memory: a restart of the machine loses all data", found.kind);
     }
-    let journal = journal_bytes(config, directory);
+    let journal = journal_bytes(config, path, shards);
     if i64::try_from(journal).is_ok_and(|bytes| bytes < config.int("journal.bytes.max")) {
         say!(
             "the file system is small: the journals take {} MiB of it, unless journal.bytes.max is \

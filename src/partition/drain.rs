@@ -36,9 +36,10 @@ use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::{
-    Appended, Entry, EntryKind, Location, NO_PARTITION, Position, Refusal, Reread, Rereading,
+    Appended, Entry, EntryKind, Journal, Location, NO_PARTITION, Position, Refusal, Reread,
+    Rereading,
 };
-use crate::metadata;
+use crate::metadata::{self, Image};
 use crate::segment::{Home, Segment, SegmentId};
 
 /// Bytes of records that are moved at a time: the most, and the share of the core's memory. Each
@@ -54,8 +55,8 @@ const BATCH_BYTES_MAX: u64 = 512 << 20;
 const PRESSING_EIGHTHS: u64 = 7;
 /// A partition with less than this in a batch gets no file of its own: at most this, and at most
 /// this share of the batch.
-const SMALL_BYTES_MAX: u64 = 1 << 20;
-const SMALL_SHARE: u64 = 64;
+pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
+pub(super) const SMALL_SHARE: u64 = 64;
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether appended records have settled.
@@ -74,7 +75,7 @@ pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
 /// Topics in one entry of the metadata's copy.
 const COMMANDS_MAX: usize = 500;
 /// The largest relative offset that readers of segments take.
-const SPAN_MAX: Offset = i32::MAX as Offset;
+pub(super) const SPAN_MAX: Offset = i32::MAX as Offset;
 
 /// One partition's share of a stretch: the entries found in it, by base offset.
 type Share = BTreeMap<Offset, (Location, Bytes)>;
@@ -553,24 +554,7 @@ impl<I: Io> Owner<I> {
     /// The whole metadata once more.
     async fn copy_metadata(&self) -> io::Result<Option<Position>> {
         let _turn = self.controller().turn().await;
-        let image = self.image();
-        let mut last = None;
-        for commands in image.commands().chunks(COMMANDS_MAX) {
-            let body = metadata::encode(commands).map_err(io::Error::other)?;
-            let entry = Entry {
-                kind: EntryKind::Metadata,
-                partition: NO_PARTITION,
-                base_offset: 0,
-                epoch: image.leader_epoch(),
-            };
-            last = last.max(Some(self.append_to_journal(entry, &body).await?.position));
-        }
-        Ok(last)
-    }
-
-    async fn append_to_journal(&self, entry: Entry, body: &[u8]) -> io::Result<Appended> {
-        self.journal.room_to_manage(body.len()).await.map_err(refused)?;
-        self.journal.append(entry, body, |_| {}).map_err(refused)
+        copy_image(&self.journal, &self.image()).await
     }
 
     pub(super) async fn await_durable(&self, last: Option<Position>) -> io::Result<()> {
@@ -578,6 +562,35 @@ impl<I: Io> Owner<I> {
         let durable = self.journal.wait_durable(last).await;
         durable.map_err(|poisoned| io::Error::other(poisoned.to_string()))
     }
+}
+
+/// Journals the whole of `image`.
+pub(super) async fn copy_image<I: Io>(
+    journal: &Journal<I>,
+    image: &Image,
+) -> io::Result<Option<Position>> {
+    let mut last = None;
+    for commands in image.commands().chunks(COMMANDS_MAX) {
+        let body = metadata::encode(commands).map_err(io::Error::other)?;
+        let entry = Entry {
+            kind: EntryKind::Metadata,
+            partition: NO_PARTITION,
+            base_offset: 0,
+            epoch: image.leader_epoch(),
+        };
+        last = last.max(Some(append_to(journal, entry, &body).await?.position));
+    }
+    Ok(last)
+}
+
+/// Journals an entry by which the journal is kept in order.
+pub(super) async fn append_to<I: Io>(
+    journal: &Journal<I>,
+    entry: Entry,
+    body: &[u8],
+) -> io::Result<Appended> {
+    journal.room_to_manage(body.len()).await.map_err(refused)?;
+    journal.append(entry, body, |_| {}).map_err(refused)
 }
 
 pub(super) fn refused(refusal: Refusal) -> io::Error {

@@ -167,7 +167,8 @@ impl PartitionLog {
         &self.segments
     }
 
-    fn live_segments(&self) -> impl Iterator<Item = &Segment> {
+    /// Those of them that hold something which is not trimmed.
+    pub fn live_segments(&self) -> impl Iterator<Item = &Segment> {
         self.segments.iter().filter(|segment| segment.next > self.log_start)
     }
 

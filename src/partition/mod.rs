@@ -5,6 +5,7 @@
 //!     drain   ─► the oldest journal files' records ─► segments, small ones into packs
 //!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
+//!     reshard ─► another number of cores, before they start
 //!     compact ─► closed segments without the records that newer ones replace
 //!     scrub   ─► segments read through, to find damage in time
 //!
@@ -36,6 +37,7 @@ mod prepare;
 mod read;
 mod recover;
 mod reserve;
+mod reshard;
 mod salvage;
 mod scrub;
 mod settle;
@@ -70,6 +72,7 @@ pub use log::{Extent, PartitionLog};
 pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
 pub use read::{FetchPart, FetchedPart};
 pub use recover::{Recovered, recover};
+pub use reshard::{Moved, Resharding, reshard};
 pub use shared::Shared;
 pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
 pub use watch::{FetchWait, FetchWatch};

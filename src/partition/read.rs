@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
-use crate::journal::Location;
+use crate::journal::{Journal, Location};
 use crate::segment::{Segment, Span};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
@@ -285,7 +285,8 @@ impl<I: Io> Owner<I> {
         for extent in extents.iter().take(count) {
             let at = usize::try_from(extent.location.address - start).unwrap_or(usize::MAX);
             let piece = span.slice(at..at + extent.location.length as usize);
-            verify(extent, &piece).map_err(|why| self.damaged_in_journal(extent, &why))?;
+            verify(extent, &piece)
+                .map_err(|why| damaged_in_journal(self.journal(), extent, &why))?;
             found.push((*extent, Some(piece)));
         }
         Ok(found)
@@ -295,22 +296,8 @@ impl<I: Io> Owner<I> {
     pub(super) async fn read_extent(&self, extent: &Extent) -> std::io::Result<Bytes> {
         match self.journal().tail(extent.location) {
             Some(piece) => Ok(piece),
-            None => {
-                let piece = self.journal().read(extent.location).await?;
-                verify(extent, &piece).map_err(|why| self.damaged_in_journal(extent, &why))?;
-                Ok(piece)
-            }
+            None => read_durable(self.journal(), extent).await,
         }
-    }
-
-    fn damaged_in_journal(&self, extent: &Extent, why: &str) -> std::io::Error {
-        let (path, position) = self.journal().file_of(extent.location.address);
-        let Extent { base, next, .. } = extent;
-        let what = format!(
-            "{} is damaged behind byte {position}: {why}; it holds offsets {base} to before {next}",
-            path.display()
-        );
-        std::io::Error::new(std::io::ErrorKind::InvalidData, what)
     }
 }
 
@@ -322,6 +309,26 @@ pub(super) fn check_epoch(claimed: Epoch, current: Epoch) -> Result<(), ErrorCod
         claimed if claimed > current => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
         _ => Ok(()),
     }
+}
+
+/// Reads one extent whole from the journal's files.
+pub(super) async fn read_durable<I: Io>(
+    journal: &Journal<I>,
+    extent: &Extent,
+) -> std::io::Result<Bytes> {
+    let piece = journal.read(extent.location).await?;
+    verify(extent, &piece).map_err(|why| damaged_in_journal(journal, extent, &why))?;
+    Ok(piece)
+}
+
+fn damaged_in_journal<I: Io>(journal: &Journal<I>, extent: &Extent, why: &str) -> std::io::Error {
+    let (path, position) = journal.file_of(extent.location.address);
+    let Extent { base, next, .. } = extent;
+    let what = format!(
+        "{} is damaged behind byte {position}: {why}; it holds offsets {base} to before {next}",
+        path.display()
+    );
+    std::io::Error::new(std::io::ErrorKind::InvalidData, what)
 }
 
 fn verify(extent: &Extent, bytes: &[u8]) -> Result<(), String> {

@@ -2,8 +2,8 @@
 //!
 //! Invariants
 //!   H1  The image is replaced as a whole; a reader keeps the one it took.
-//!   H2  A partition's owner depends on its id and the number of shards only, and that number is
-//!       fixed when the data directory is created.
+//!   H2  A partition's owner depends on its id and the number of shards only; the data directory
+//!       says for how many it was laid out, and partitions move (`reshard`) before that changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::base::ids::{CoreId, PartitionId};
 use crate::config::BrokerConfig;
 use crate::group::Settings;
-use crate::metadata::Image;
+use crate::metadata::{self, Image};
 
 /// See the module's documentation.
 pub struct Shared {
@@ -46,11 +46,9 @@ impl Shared {
         self.shards
     }
 
-    /// The core that owns `id`: neighbours in a topic go to neighbouring cores.
+    /// The core that owns `id`.
     pub fn owner_of(&self, id: PartitionId) -> CoreId {
-        let spread = u64::from(id.topic.0) + u64::from(id.index);
-        let core = spread % u64::from(self.shards);
-        CoreId(u16::try_from(core).unwrap_or(0))
+        metadata::owner(id, self.shards)
     }
 
     /// The bounds of groups, from the configuration.

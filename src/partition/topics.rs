@@ -8,7 +8,7 @@ use super::Owner;
 use crate::base::limits;
 use crate::config;
 use crate::io::Io;
-use crate::metadata::{Command, ConfigChange, Image, Topic};
+use crate::metadata::{Command, ConfigChange, Image, Loads, Topic};
 use crate::wire::error::ErrorCode;
 
 /// A topic that somebody wants.
@@ -48,13 +48,18 @@ impl<I: Io> Owner<I> {
         let ids: Vec<[u8; 16]> = wanted.iter().map(|_| self.new_topic_id()).collect();
         let config = self.shared().config().clone();
         let default_partitions = i32::try_from(config.int("num.partitions")).unwrap_or(1);
+        let shards = self.shared().shards();
         let changed = self.change_metadata(move |image| {
             let mut commands = Vec::new();
             let mut outcomes = Vec::with_capacity(wanted.len());
             let mut scratch = image.clone();
+            let mut loads = Loads::of(image, shards);
             for (topic, id) in wanted.iter().zip(ids) {
-                let decided = decide_creation(&scratch, topic, id, default_partitions);
+                let decided = decide_creation(&scratch, &loads, topic, id, default_partitions);
                 outcomes.push(decided.map(|command| {
+                    if let Command::TopicCreated { number, partitions, .. } = &command {
+                        loads.add(*number, *partitions);
+                    }
                     scratch.apply(&command);
                     commands.push(command);
                     scratch.topic(&topic.name).cloned().unwrap_or_else(|| unreachable!("applied"))
@@ -135,6 +140,7 @@ impl<I: Io> Owner<I> {
 
 fn decide_creation(
     image: &Image,
+    loads: &Loads,
     wanted: &NewTopic,
     id: [u8; 16],
     default_partitions: i32,
@@ -153,7 +159,7 @@ fn decide_creation(
     }
     let partitions = if wanted.partitions == -1 { default_partitions } else { wanted.partitions };
     let partitions = check_partitions(partitions)?;
-    check_total(image, partitions)?;
+    check_total(loads.total(), partitions)?;
     if !matches!(wanted.replication_factor, -1 | 1) {
         let message = format!(
             "replication factor {} is not possible on a cluster of one node",
@@ -164,7 +170,7 @@ fn decide_creation(
     Ok(Command::TopicCreated {
         name: wanted.name.clone(),
         id,
-        number: image.next_topic_number(),
+        number: loads.choose(image.next_topic_number(), partitions),
         partitions,
         configs: check_configs(&wanted.configs)?,
     })
@@ -182,7 +188,8 @@ fn decide_growth(image: &Image, name: &str, wanted: i32) -> Result<Command, Topi
         );
         return Err(refused(ErrorCode::INVALID_PARTITIONS, message));
     }
-    check_total(image, partitions - topic.partitions)?;
+    let held = image.topics().map(|topic| u64::from(topic.partitions)).sum();
+    check_total(held, partitions - topic.partitions)?;
     Ok(Command::PartitionsAdded { number: topic.number.0, partitions })
 }
 
@@ -198,9 +205,8 @@ fn check_partitions(wanted: i32) -> Result<u32, TopicRefused> {
     Ok(wanted_or_zero)
 }
 
-/// Whether the node can hold `added` partitions beside those it has.
-fn check_total(image: &Image, added: u32) -> Result<(), TopicRefused> {
-    let held: u64 = image.topics().map(|topic| u64::from(topic.partitions)).sum();
+/// Whether the node can hold `added` partitions beside the `held` ones.
+fn check_total(held: u64, added: u32) -> Result<(), TopicRefused> {
     if held + u64::from(added) <= limits::PARTITIONS_MAX {
         return Ok(());
     }
@@ -269,14 +275,18 @@ mod tests {
         NewTopic { name: name.into(), partitions: 2, replication_factor: 1, configs: vec![] }
     }
 
+    fn decided(image: &Image, topic: &NewTopic, id: u8) -> Result<Command, TopicRefused> {
+        decide_creation(image, &Loads::of(image, 1), topic, [id; 16], 3)
+    }
+
     fn error_of(image: &Image, topic: &NewTopic) -> Option<ErrorCode> {
-        decide_creation(image, topic, [1; 16], 3).err().map(|refused| refused.error)
+        decided(image, topic, 1).err().map(|refused| refused.error)
     }
 
     #[test]
     fn wrong_topics_are_refused_with_kafkas_codes() {
         let mut image = Image::default();
-        let command = decide_creation(&image, &wanted("a.b"), [1; 16], 3).expect("legal");
+        let command = decided(&image, &wanted("a.b"), 1).expect("legal");
         image.apply(&command);
         assert_eq!(error_of(&image, &wanted("a.b")), Some(ErrorCode::TOPIC_ALREADY_EXISTS));
         assert_eq!(error_of(&image, &wanted("a_b")), Some(ErrorCode::INVALID_TOPIC_EXCEPTION));
@@ -308,8 +318,8 @@ mod tests {
         let most = u32::try_from(limits::PARTITIONS_MAX).expect("fits");
         let large =
             |name| NewTopic { partitions: limits::PARTITIONS_PER_TOPIC_MAX, ..wanted(name) };
-        for (name, id) in [("a", [1; 16]), ("b", [2; 16])] {
-            let command = decide_creation(&image, &large(name), id, 3).expect("there is room");
+        for (name, id) in [("a", 1), ("b", 2)] {
+            let command = decided(&image, &large(name), id).expect("there is room");
             image.apply(&command);
         }
         assert_eq!(image.topics().map(|topic| topic.partitions).sum::<u32>(), most);
@@ -319,7 +329,7 @@ mod tests {
     #[test]
     fn a_topic_only_grows() {
         let mut image = Image::default();
-        let command = decide_creation(&image, &wanted("a"), [1; 16], 3).expect("legal");
+        let command = decided(&image, &wanted("a"), 1).expect("legal");
         image.apply(&command);
         assert!(decide_growth(&image, "a", 3).is_ok());
         for wrong in [0, 1, 2, -1] {

@@ -18,6 +18,7 @@
 //!   G3  A file's marks only say where to begin; each is checked against the batch that it names.
 //!   G4  Open files, and marks and what was read in memory, are bounded.
 
+mod adopt;
 pub mod cache;
 mod check;
 pub mod marks;

@@ -69,8 +69,14 @@ pub struct Pack {
 impl Pack {
     /// The segment that a piece is.
     pub fn segment(&self, piece: &Piece, begun: i64) -> Segment {
-        let Piece { base, next, position, bytes, max_timestamp, .. } = *piece;
-        let home = Home::Pack { number: self.number, position };
+        piece.segment(self.number, begun)
+    }
+}
+
+impl Piece {
+    fn segment(&self, number: u32, begun: i64) -> Segment {
+        let Piece { base, next, position, bytes, max_timestamp, .. } = *self;
+        let home = Home::Pack { number, position };
         Segment { base, next, bytes, max_timestamp, begun, home }
     }
 }
@@ -175,6 +181,12 @@ impl<I: Io> Store<I> {
         decode(&directory).ok_or_else(|| damaged(&format!("the directory at byte {at} is damaged")))
     }
 
+    /// Removes the folders of a store that held nothing but packs, which are gone.
+    pub async fn remove_folders(&self) -> io::Result<()> {
+        tolerate_absent(self.io.remove_directory(&self.directory.join(FOLDER)).await)?;
+        tolerate_absent(self.io.remove_directory(&self.directory).await)
+    }
+
     /// Removes a pack.
     pub async fn remove_pack(&self, number: u32) -> io::Result<()> {
         self.cache.borrow_mut().forget(pack_key(number));
@@ -190,9 +202,19 @@ impl<I: Io> PackWriter<'_, I> {
         self.number
     }
 
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.at + self.chunk.len() as u64
+    }
+
+    /// The segment that the piece begun last is.
+    pub fn segment(&self, begun: i64) -> Option<Segment> {
+        self.pieces.last().map(|piece| piece.segment(self.number, begun))
+    }
+
     /// Begins a partition's next piece.
     pub fn begin(&mut self, partition: PartitionId, base: Offset) {
-        let position = self.at + self.chunk.len() as u64;
+        let position = self.bytes();
         let piece =
             Piece { partition, base, next: base, position, bytes: 0, max_timestamp: i64::MIN };
         self.pieces.push(piece);
@@ -255,10 +277,20 @@ impl<I: Io> PackWriter<'_, I> {
 
     /// Adds to the piece begun last the bytes of a segment that is in another pack.
     pub async fn copy(&mut self, from: &mut Unpacking, segment: &Segment) -> io::Result<()> {
+        self.copy_from(self.store, from, segment).await
+    }
+
+    /// As `copy`, out of another store.
+    pub async fn copy_from(
+        &mut self,
+        store: &Store<I>,
+        from: &mut Unpacking,
+        segment: &Segment,
+    ) -> io::Result<()> {
         let Some(number) = segment.pack() else {
             return Err(io::Error::other("a segment with a file of its own goes into no pack"));
         };
-        let file = self.store.file(pack_key(number)).await?;
+        let file = store.file(pack_key(number)).await?;
         let (mut at, end) = (segment.start(), segment.start() + segment.bytes);
         while at < end {
             let piece = from.bytes(number, &*file, at, end).await?;

@@ -157,6 +157,51 @@ fn what_was_recorded_is_read_again_whatever_happens() {
     assert!(failures > 20, "only {failures} appends failed");
 }
 
+/// By a second name on the same file system, by a copy on another one; the power fails afterwards.
+#[test]
+fn another_store_takes_over_what_is_recorded() {
+    for seed in 0..20 {
+        for (place, is_copy) in [("/data/more/segments", false), ("/other/more/segments", true)] {
+            let world = World::new(seed);
+            let node = world.node();
+            let io = prepare(&node);
+            let place = PathBuf::from(place);
+            io.create_directory(place.parent().expect("a parent")).expect("creatable");
+            let second =
+                |io: &SimIo| Store::new(io.clone(), Arena::new(ARENA_BYTES), place.clone());
+            let mut model = Model::new();
+            let (used, id) = (|| node.disk().used(), ID);
+            world.block_on(async {
+                let first = store(&io);
+                while model.segment.bytes == 0 || world.below(4) > 0 {
+                    grow(&first, &world, &mut model).await.expect("a sound disk");
+                }
+                // Left over from an append that was never recorded.
+                let left = batch(&world, model.segment.next).0;
+                first.append(id, model.segment.bytes, &[left]).await.expect("a sound disk");
+                first.close(id, model.segment.bytes).await.expect("a sound disk");
+                let before = used();
+                let copied = second(&io).adopt(&first, id.partition, &model.segment).await;
+                let copied = copied.expect("a sound disk");
+                assert_eq!((copied > 0, used() > before), (is_copy, is_copy));
+                assert!(copied == 0 || copied == model.segment.bytes);
+                let missing = Segment { base: 7, ..model.segment };
+                let nothing = second(&io).adopt(&first, id.partition, &missing).await;
+                assert_eq!(nothing.expect("it stays missing"), 0);
+                first.remove(id).await.expect("removed");
+            });
+            node.crash(Crash::Power);
+            node.restart();
+            let io = prepare(&node);
+            world.block_on(async {
+                model.check(&second(&io), &world).await;
+                grow(&second(&io), &world, &mut model).await.expect("it goes on there");
+                model.check(&second(&io), &world).await;
+            });
+        }
+    }
+}
+
 #[test]
 fn damage_is_named_and_nothing_damaged_is_given() {
     let world = World::new(1);

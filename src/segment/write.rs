@@ -14,11 +14,12 @@ use bytes::Bytes;
 use super::marks::Marks;
 use super::{SegmentId, Store};
 use crate::base::buffer::AlignedBuffer;
+use crate::base::ids::PartitionId;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::wire::records;
 
 /// Bytes of one write, and of one where others are not to wait for it.
-const WRITE_BYTES: usize = 1 << 20;
+pub(super) const WRITE_BYTES: usize = 1 << 20;
 const WRITE_BYTES_PACED: usize = 64 << 10;
 
 impl<I: Io> Store<I> {
@@ -127,9 +128,7 @@ impl<I: Io> Store<I> {
         let path = self.path(id);
         let file = match self.io.open(&path, OpenHow::CreateNew).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.io.make_directory(&self.directory).await?;
-                self.io.make_directory(&self.topic_directory(id.partition.topic)).await?;
-                self.io.make_directory(&self.partition_directory(id.partition)).await?;
+                self.make_partition_directory(id.partition).await?;
                 self.io.open(&path, OpenHow::CreateNew).await?
             }
             outcome => outcome?,
@@ -163,6 +162,12 @@ impl<I: Io> Store<I> {
             None => self.io.cede().await,
         }
         Ok(bytes)
+    }
+
+    pub(super) async fn make_partition_directory(&self, id: PartitionId) -> io::Result<()> {
+        self.io.make_directory(&self.directory).await?;
+        self.io.make_directory(&self.topic_directory(id.topic)).await?;
+        self.io.make_directory(&self.partition_directory(id)).await
     }
 
     /// An empty chunk.

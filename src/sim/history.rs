@@ -61,6 +61,9 @@ met! {
     /// Starts that a fault of the disk prevented.
     failed_starts,
     commits,
+    /// Moves to another number of shards that came to their end, and those that did not.
+    moves,
+    cut_moves,
     topics_deleted,
     prefixes_deleted,
     rebalances,

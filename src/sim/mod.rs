@@ -50,7 +50,10 @@ const TOPIC: &str = "records";
 /// What a run is made of; follows from the seed.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
+    /// Of the first life.
     shards: u16,
+    /// Later lives have other numbers of them.
+    is_resharded: bool,
     partitions: i32,
     producers: u32,
     consumers: u32,
@@ -74,6 +77,7 @@ impl Plan {
         let shards = [1, 2, 2, 3, 16][usize::try_from(seed % 5).unwrap_or(0)];
         Plan {
             shards,
+            is_resharded: seed % 8 < 5,
             partitions: 1 + i32::try_from(world.below(6)).unwrap_or(0),
             producers: 1 + u32::try_from(world.below(4)).unwrap_or(0),
             consumers: 1 + u32::try_from(world.below(2)).unwrap_or(0),
@@ -214,6 +218,9 @@ fn run_with(seed: u64, prepare: impl FnOnce(&Server)) -> Outcome {
     let (packs, merged) = server.packs_met();
     stage.history().met.packs += packs;
     stage.history().met.merged += merged;
+    let (moves, cut_moves) = server.moves_met();
+    stage.history().met.moves += moves;
+    stage.history().met.cut_moves += cut_moves;
     stage.history().met.compacted += server.compacted_met();
     assert_eq!(world.live_connections(), 0, "seed {seed}: connections outlive the node");
     let met = stage.history().met;

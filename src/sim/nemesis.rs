@@ -11,6 +11,9 @@ use crate::io::sim::{Crash, Fault, World};
 /// Starts that may fail in a row: each uses up a fault of the disk.
 const STARTS_MAX: u32 = 20;
 
+/// What lives may have where their number differs.
+const SHARDS: [u16; 5] = [1, 2, 3, 5, 16];
+
 /// Ruins `Plan::lives` lives of the node and leaves it running and healthy.
 pub fn run(world: &World, server: &Server, stage: &Rc<Stage>) {
     for _ in 0..stage.plan.lives {
@@ -19,6 +22,9 @@ pub fn run(world: &World, server: &Server, stage: &Rc<Stage>) {
             fault(world, server, stage);
         }
         server.set_clock_skew(i64::try_from(world.below(4_000)).expect("small") - 2_000);
+        if stage.plan.is_resharded && world.below(2) == 0 {
+            server.set_shards(SHARDS[world.below(SHARDS.len() as u64) as usize]);
+        }
         server.start();
         // Now and then the end comes while the cores boot.
         if world.below(6) > 0 && server.await_ready(world).is_err() {

@@ -2,20 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::Plan;
+use crate::base::ids::CoreId;
 use crate::config::{BrokerConfig, Source};
 use crate::handler::Identity;
 use crate::io::Io;
-use crate::io::mailbox::{Receiver, mailbox, oneshot};
+use crate::io::mailbox::{Receiver, Sender, mailbox, oneshot};
 use crate::io::sim::{Crash, DiskControl, Node, SimIo, World};
 use crate::journal::{self, Flush};
-use crate::node::{BootFailed, CoreSetup, Report, run_core, wire_up};
+use crate::node::{
+    BootFailed, CoreSetup, Layout, NODE_FILE, Relay, Report, name, relay, run_core, wire_up,
+};
 use crate::partition::Shared;
 
 const PORT: u16 = 9092;
@@ -33,14 +36,27 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 const STOP_TIME: Duration = Duration::from_secs(5);
 
+const DATA: &str = "/data";
+
 pub struct Server {
     node: Node,
     plan: Plan,
+    /// Of the next start.
+    shards: Cell<u16>,
+    moves: Rc<Moves>,
     life: RefCell<Option<Life>>,
+}
+
+/// How often partitions were to be moved to another number of shards, and were.
+#[derive(Default)]
+struct Moves {
+    begun: Cell<u64>,
+    done: Cell<u64>,
 }
 
 /// One start of the node.
 struct Life {
+    shards: u16,
     stops: Vec<oneshot::Sender<()>>,
     reports: Receiver<Report>,
     running: Rc<Cell<u16>>,
@@ -61,7 +77,8 @@ impl Life {
 
 impl Server {
     pub fn new(world: &World, plan: Plan) -> Server {
-        Server { node: world.node(), plan, life: RefCell::new(None) }
+        let (shards, moves) = (Cell::new(plan.shards), Rc::default());
+        Server { node: world.node(), plan, shards, moves, life: RefCell::new(None) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -106,63 +123,50 @@ impl Server {
         (made, newest.values().map(|number| (number - 1) / 8 * 8).sum())
     }
 
+    /// Moves to another number of shards that came to their end, and those that did not.
+    pub fn moves_met(&self) -> (u64, u64) {
+        let done = self.moves.done.get();
+        (done, self.moves.begun.get() - done)
+    }
+
+    /// From the next start on.
+    pub fn set_shards(&self, shards: u16) {
+        self.shards.set(shards);
+    }
+
     pub fn set_clock_skew(&self, millis: i64) {
         self.node.set_skew_millis(millis);
     }
 
-    /// Starts every core; they boot as the world turns.
+    /// Starts the node; its cores boot as the world turns.
     pub fn start(&self) {
-        let Plan { shards, .. } = self.plan;
+        let shards = self.shards.get();
         if !self.node.is_up() {
             self.node.restart();
         }
-        let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards));
         let (report, reports) = mailbox(usize::from(shards) * 2);
-        let connection_count = Arc::new(AtomicUsize::new(0));
         let running = Rc::new(Cell::new(shards));
-        let mut stops = Vec::new();
-        for (core, (lanes, inbox, go)) in (0..shards).zip(wire_up::<SimIo>(shards)) {
-            let (stop, stopped) = oneshot::channel();
-            stops.push(stop);
-            let setup = CoreSetup {
-                shared: shared.clone(),
-                lanes,
-                inbox,
-                journal: self.journal(core),
-                memory_bytes: MEMORY_BYTES,
-                identity: self.identity(),
-                listen: self.address(),
-                connection_count: connection_count.clone(),
-                go,
-                stop: stopped,
-                report: report.clone(),
-            };
-            let (io, running) = (self.node.core(core), running.clone());
-            let life = run_core(io.clone(), setup);
-            io.spawn("core", async move {
-                life.await;
-                running.set(running.get() - 1);
-            });
-        }
-        *self.life.borrow_mut() = Some(Life { stops, reports, running, ready: 0, failed: None });
+        let (stops, stopped) = (0..shards).map(|_| oneshot::channel()).unzip();
+        let boot = Boot {
+            node: self.node.clone(),
+            plan: self.plan,
+            shards,
+            layout: self.layout(),
+            moves: self.moves.clone(),
+            running: running.clone(),
+            report,
+            stopped,
+        };
+        self.node.core(0).spawn("boot", boot.run());
+        *self.life.borrow_mut() =
+            Some(Life { shards, stops, reports, running, ready: 0, failed: None });
     }
 
-    fn identity(&self) -> Identity {
-        let host = self.node.ip().to_string();
-        Identity { node_id: 1, host, port: i32::from(PORT), rack: None, cores: None }
-    }
-
-    fn journal(&self, core: u16) -> journal::Settings {
-        journal::Settings {
-            directory: format!("/data/core-{core}").into(),
-            file_bytes: self.plan.journal_file_bytes,
-            bytes_max: JOURNAL_FILES * self.plan.journal_file_bytes,
-            kept_bytes: self.plan.journal_file_bytes,
-            group_bytes_max: 32 << 10,
-            pending_bytes_max: 256 << 10,
-            tail_bytes_max: 64 << 10,
-            flush: if self.plan.flushed { Flush::EveryGroup } else { Flush::Within(FLUSH_WITHIN) },
-        }
+    /// What `node.toml` says, if it is there.
+    fn layout(&self) -> Option<Layout> {
+        let file = Path::new(DATA).join(NODE_FILE);
+        let text = String::from_utf8(self.disk().read(&file)?).expect("text");
+        Some(Layout::read(&text, &file).expect("it is whole at every moment"))
     }
 
     /// Waits until every core serves, or one has said why it does not.
@@ -171,7 +175,7 @@ impl Server {
         let life = life.as_mut().expect("started");
         let done = || {
             life.hear();
-            life.ready == self.plan.shards || life.failed.is_some()
+            life.ready == life.shards || life.failed.is_some()
         };
         let ran = world.run_until(world.now() + BOOT_TIME, done);
         ran.unwrap_or_else(|stuck| panic!("the node does not start: {stuck}"));
@@ -195,6 +199,103 @@ impl Server {
         life.hear();
         let is_safe = self.plan.flushed || life.failed.is_none();
         self.node.crash(if is_safe { Crash::Power } else { Crash::Kill });
+    }
+}
+
+/// A start on its way.
+struct Boot {
+    node: Node,
+    plan: Plan,
+    shards: u16,
+    layout: Option<Layout>,
+    moves: Rc<Moves>,
+    running: Rc<Cell<u16>>,
+    report: Sender<Report>,
+    stopped: Vec<oneshot::Receiver<()>>,
+}
+
+impl Boot {
+    async fn run(self) {
+        match self.lay_out().await {
+            Ok(layout) => self.start_cores(layout),
+            Err(failed) => {
+                let report = Report { core: CoreId::FIRST, outcome: Err(failed) };
+                self.report.try_send(report).expect("there is room");
+                self.running.set(0);
+            }
+        }
+    }
+
+    async fn lay_out(&self) -> Result<Layout, BootFailed> {
+        let io = self.node.core(0);
+        let path = Path::new(DATA);
+        let Some(from) = self.layout else {
+            let failed = |error: std::io::Error| BootFailed(error.to_string());
+            io.create_directory(path).map_err(failed)?;
+            let layout = Layout::new(self.shards);
+            return name(&io, path, layout).await.map(|()| layout).map_err(failed);
+        };
+        if from.shards == self.shards {
+            return Ok(from);
+        }
+        self.moves.begun.set(self.moves.begun.get() + 1);
+        let (shards, config) = (self.shards, &config(self.plan));
+        let journal = &|layout, core| self.journal(layout, core);
+        let task = Relay { path, from, shards, config, memory_bytes: MEMORY_BYTES, journal };
+        let (layout, _) = relay(&io, task).await?;
+        self.moves.done.set(self.moves.done.get() + 1);
+        Ok(layout)
+    }
+
+    fn start_cores(self, layout: Layout) {
+        let shards = self.shards;
+        let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards));
+        let connection_count = Arc::new(AtomicUsize::new(0));
+        let names = self.node.core(0).list(Path::new(DATA)).expect("it is there");
+        let stale = names.iter().filter(|name| layout.is_stale(name));
+        let mut stale: Vec<PathBuf> = stale.map(|name| Path::new(DATA).join(name)).collect();
+        let settings: Vec<_> = (0..shards).map(|core| self.journal(layout, core)).collect();
+        let Boot { node, running, report, stopped, .. } = self;
+        let address = SocketAddr::new(node.ip(), PORT);
+        let host = node.ip().to_string();
+        let identity =
+            Identity { node_id: 1, host, port: i32::from(PORT), rack: None, cores: None };
+        let wired = wire_up::<SimIo>(shards).into_iter().zip(stopped).zip(settings);
+        for (core, (((lanes, inbox, go), stop), journal)) in (0..shards).zip(wired) {
+            let setup = CoreSetup {
+                shared: shared.clone(),
+                lanes,
+                inbox,
+                journal,
+                stale: std::mem::take(&mut stale),
+                memory_bytes: MEMORY_BYTES,
+                identity: identity.clone(),
+                listen: address,
+                connection_count: connection_count.clone(),
+                go,
+                stop,
+                report: report.clone(),
+            };
+            let (io, running) = (node.core(core), running.clone());
+            let life = run_core(io.clone(), setup);
+            io.spawn("core", async move {
+                life.await;
+                running.set(running.get() - 1);
+            });
+        }
+    }
+
+    fn journal(&self, layout: Layout, core: u16) -> journal::Settings {
+        journal::Settings {
+            directory: layout.core(Path::new(DATA), core),
+            file_bytes: self.plan.journal_file_bytes,
+            bytes_max: JOURNAL_FILES * self.plan.journal_file_bytes,
+            kept_bytes: self.plan.journal_file_bytes,
+            group_bytes_max: 32 << 10,
+            pending_bytes_max: 256 << 10,
+            tail_bytes_max: 64 << 10,
+            flush: if self.plan.flushed { Flush::EveryGroup } else { Flush::Within(FLUSH_WITHIN) },
+        }
     }
 }
 

@@ -94,8 +94,24 @@ pub fn decode_body<'a, T: Wire<'a>>(
     version: i16,
 ) -> Result<T, DecodeError> {
     let mut reader = Reader::new(body);
-    let message =
-        T::decode(&mut reader, api.context(version)).map_err(|error| error.within("message"))?;
+    let message = decode(&mut reader, api, version)?;
     reader.end()?;
     Ok(message)
+}
+
+/// As `decode_body`, whatever follows the message.
+pub fn decode_start<'a, T: Wire<'a>>(
+    body: &'a [u8],
+    api: ApiKey,
+    version: i16,
+) -> Result<T, DecodeError> {
+    decode(&mut Reader::new(body), api, version)
+}
+
+fn decode<'a, T: Wire<'a>>(
+    reader: &mut Reader<'a>,
+    api: ApiKey,
+    version: i16,
+) -> Result<T, DecodeError> {
+    T::decode(reader, api.context(version)).map_err(|error| error.within("message"))
 }

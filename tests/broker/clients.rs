@@ -1,7 +1,9 @@
 //! Every client writes with every codec; every client reads what all of them wrote.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 
 use crate::librdkafka;
@@ -46,6 +48,20 @@ fn every_client_reads_what_every_client_wrote_with_every_codec() {
     verify(LIBRDKAFKA, &writers, &librdkafka::consume(&bootstrap, &topic, count));
     for program in &programs {
         verify(program.name, &writers, &consume(program, &bootstrap, &topic, count));
+    }
+}
+
+/// librdkafka leaves three bytes behind its request for all topics, which Kafka does not read; it
+/// was hung up on.
+#[test]
+fn librdkafka_lists_all_topics() {
+    let broker = Broker::for_clients();
+    let topics = [fresh("listed"), fresh("listed")];
+    topics.iter().for_each(|topic| librdkafka::create_topic(&broker.bootstrap(), topic, 1));
+    let client: BaseConsumer = librdkafka::config(&broker.bootstrap()).create().expect("a client");
+    let seen = client.fetch_metadata(None, Duration::from_secs(30)).expect("metadata");
+    for topic in &topics {
+        assert!(seen.topics().iter().any(|seen| seen.name() == topic), "{topic}");
     }
 }
 

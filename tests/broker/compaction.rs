@@ -27,7 +27,7 @@ const KEYS: usize = 300;
 const VALUE_BYTES: usize = 8_000;
 
 /// The newest value of each key, `None` where it was deleted.
-type Model = BTreeMap<String, Option<Vec<u8>>>;
+pub type Model = BTreeMap<String, Option<Vec<u8>>>;
 
 /// Bytes that no codec makes much smaller.
 fn noise(seed: usize) -> Vec<u8> {
@@ -40,7 +40,7 @@ fn noise(seed: usize) -> Vec<u8> {
 }
 
 /// Writes `rounds` values of every key with one codec; every seventh key is deleted at the end.
-fn write(bootstrap: &str, topic: &str, codec: &str, rounds: usize, model: &mut Model) {
+pub fn write(bootstrap: &str, topic: &str, codec: &str, rounds: usize, model: &mut Model) {
     let told = Deliveries::default();
     let producer: ThreadedProducer<Deliveries> = config(bootstrap)
         .set("compression.type", codec)
@@ -74,7 +74,7 @@ fn write(bootstrap: &str, topic: &str, codec: &str, rounds: usize, model: &mut M
 }
 
 /// Reads partition 0 to its end: what each key holds, and how many records there are.
-fn read(bootstrap: &str, topic: &str) -> (Model, usize) {
+pub fn read(bootstrap: &str, topic: &str) -> (Model, usize) {
     let consumer: BaseConsumer = config(bootstrap)
         .set("group.id", "not-joined")
         .set("enable.partition.eof", "true")
@@ -101,7 +101,7 @@ fn read(bootstrap: &str, topic: &str) -> (Model, usize) {
 }
 
 /// A deleted key may still show its tombstone.
-fn assert_same(found: &Model, wanted: &Model) {
+pub fn assert_same(found: &Model, wanted: &Model) {
     for (key, value) in wanted {
         let read = found.get(key).cloned().flatten();
         assert!(read == *value, "{key}: {:?} bytes", read.map(|value| value.len()));

@@ -9,6 +9,7 @@ mod cage;
 mod clients;
 mod compaction;
 mod connections;
+mod cores;
 mod crowd;
 mod damage;
 mod disk;

@@ -1,12 +1,16 @@
 //! Every core a broker of its own (`per.core.listeners`): an unmodified client finds each
 //! partition's core by the ordinary metadata.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataTopic;
 
+use crate::frames::Peer;
+use crate::full::delete_topic;
 use crate::librdkafka::{config, consume, create_topic, produce};
+use crate::segments::create;
 use crate::world::{Broker, fresh};
 
 const CALL_MAX: Duration = Duration::from_secs(30);
@@ -42,4 +46,30 @@ fn a_cores_own_port_serves_what_other_cores_own() {
         produce(&own, &topic, &format!("core-{core}"), &["none"], 60);
     }
     assert_eq!(consume(&broker.bootstrap(), &topic, 120).len(), 120);
+}
+
+#[test]
+fn new_topics_go_to_the_core_that_has_the_fewest_partitions() {
+    let broker = Broker::start(&[("per.core.listeners", "true"), ("node.id", "40")]);
+    let client: BaseConsumer = config(&broker.bootstrap()).create().expect("a client");
+    let leaders = || -> BTreeMap<String, i32> {
+        let seen = client.fetch_metadata(None, CALL_MAX).expect("metadata");
+        let leader = |topic: &MetadataTopic| topic.partitions()[0].leader();
+        seen.topics().iter().map(|topic| (topic.name().to_string(), leader(topic))).collect()
+    };
+    let counts = || {
+        let led: Vec<i32> = leaders().into_values().collect();
+        [40, 41].map(|core| led.iter().filter(|leader| **leader == core).count())
+    };
+    let mut peer = Peer::connect(broker.address());
+    (0..40).for_each(|_| create(&mut peer, &fresh("spread"), &[]));
+    assert_eq!(counts(), [20, 20]);
+    for (topic, _) in leaders().into_iter().filter(|(_, leader)| *leader == 41) {
+        assert_eq!(delete_topic(&mut peer, &topic), 0);
+    }
+    assert_eq!(counts(), [20, 0]);
+    (0..10).for_each(|_| create(&mut peer, &fresh("more"), &[]));
+    assert_eq!(counts(), [20, 10]);
+    (0..20).for_each(|_| create(&mut peer, &fresh("more"), &[]));
+    assert_eq!(counts(), [25, 25]);
 }

@@ -8,8 +8,8 @@ use crate::librdkafka::create_topic;
 use crate::world::{Broker, fresh};
 
 const SOON: Duration = Duration::from_secs(20);
-const PARTITIONS: i32 = 32;
-const GROUPS: usize = 8;
+pub const PARTITIONS: i32 = 32;
+pub const GROUPS: usize = 8;
 
 #[test]
 fn one_shard() {
@@ -57,7 +57,7 @@ fn behaves_the_same(shards: &str) {
     assert_eq!(again, [(7, 0, 6)]);
 }
 
-fn all_are_read(peer: &mut Peer, topic: &str, order: &[i32]) {
+pub fn all_are_read(peer: &mut Peer, topic: &str, order: &[i32]) {
     let parts: Vec<(i32, i64, i32)> = order.iter().map(|p| (*p, 0, 1 << 20)).collect();
     let ask = Ask { topic, parts: &parts, wait_ms: 0, bytes_min: 0, bytes_max: 50 << 20 };
     let found = fetched(&peer.ask(&ask.encode()));
@@ -92,7 +92,7 @@ fn group(number: usize) -> String {
 }
 
 /// One member's whole life up to a commit; its id.
-fn share(peer: &mut Peer, topic: &str, number: usize) -> String {
+pub fn share(peer: &mut Peer, topic: &str, number: usize) -> String {
     let group = group(number);
     let until = Instant::now() + SOON;
     while Walk(&peer.ask(&request(10, 0, Bytes::default().string(&group)))).i16() != 0 {
@@ -140,7 +140,7 @@ fn committed(partition: i32, number: usize) -> i64 {
     i64::from(partition) + 100 * i64::try_from(number).expect("small")
 }
 
-fn assert_committed(peer: &mut Peer, topic: &str, number: usize) {
+pub fn assert_committed(peer: &mut Peer, topic: &str, number: usize) {
     let mut asked = Bytes::default().string(&group(number)).i32(1).string(topic).i32(PARTITIONS);
     for partition in 0..PARTITIONS {
         asked = asked.i32(partition);

@@ -246,16 +246,17 @@ fn a_data_directory_of_a_newer_corelog_is_left_alone() {
     let newer = |path: &Path, at: usize, from: u8| {
         let mut bytes = fs::read(path).expect("readable");
         assert_eq!(bytes[at], from);
-        bytes[at] = from + 1;
+        bytes[at] = from + 2;
         fs::write(path, bytes).expect("writable");
     };
     let at = "format = 1".len() - 1;
+    let words = "has format 3";
     for (path, at, from) in [(&node, at, b'1'), (&journal, 4, 1)] {
         let good = fs::read(path).expect("readable");
         newer(path, at, from);
         let before = contents(&broker.data());
         let name = path.file_name().expect("a file").to_string_lossy();
-        assert_refused(&mut broker.command(), 1, &[&name, "has format 2", "newer Corelog"]);
+        assert_refused(&mut broker.command(), 1, &[&name, words, "newer Corelog"]);
         assert_eq!(contents(&broker.data()), before, "{name}");
         fs::write(path, good).expect("writable");
     }

@@ -79,6 +79,11 @@ impl Broker {
         Broker { child: None, address: free_address(), settings, folder: folder() }
     }
 
+    /// Changes a setting, from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.push((name.to_string(), value.to_string()));
+    }
+
     /// Where its data is.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")

@@ -82,6 +82,16 @@ pub async fn rename(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
     sync_parent(io, to).await
 }
 
+pub async fn link(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
+    let paths = vec![c_path(from)?, c_path(to)?];
+    let here = types::Fd(libc::AT_FDCWD);
+    let entry = opcode::LinkAt::new(here, paths[0].as_ptr(), here, paths[1].as_ptr()).build();
+    // SAFETY: both paths' bytes are on the heap, owned by the keep.
+    let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
+    operation.await.0?;
+    sync_parent(io, to).await
+}
+
 pub async fn make_directory(io: &RingIo, path: &Path) -> io::Result<()> {
     let paths = vec![c_path(path)?];
     let here = types::Fd(libc::AT_FDCWD);

@@ -177,6 +177,10 @@ impl Io for RingIo {
         file::rename(self, from, to).await
     }
 
+    async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        file::link(self, from, to).await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         file::remove(self, path).await
     }

@@ -77,7 +77,13 @@ fn a_file_keeps_what_was_written_and_flushed() {
             io.rename(&path, &renamed).await?;
             assert!(io.open(&path, OpenHow::Existing).await.is_err());
             assert!(io.open(&renamed, OpenHow::CreateNew).await.is_err());
+            io.link(&renamed, &path).await?;
+            let twice = io.link(&renamed, &path).await.map_err(|e| e.kind());
+            assert_eq!(twice, Err(io::ErrorKind::AlreadyExists));
             io.remove(&renamed).await?;
+            let other = io.open(&path, OpenHow::Existing).await?;
+            assert!(other.read_at(4096, 4096).await?.iter().all(|byte| *byte == 7));
+            io.remove(&path).await?;
             io::Result::Ok(io.list(path.parent().expect("a parent"))?.len())
         }
     });

@@ -158,6 +158,11 @@ impl Io for SimIo {
         self.perform_done(Operation::Rename { from, to }).await
     }
 
+    async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let [from, to]: [PathBuf; 2] = [from.to_owned(), to.to_owned()];
+        self.perform_done(Operation::Link { from, to }).await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.perform_done(Operation::Remove { path: path.to_owned() }).await
     }

@@ -8,7 +8,7 @@
 //!   K2  The files' lengths together never grow beyond the space.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ pub enum Operation {
     Allocate { file: SharedInode, length: u64 },
     Open { path: PathBuf, how: OpenHow },
     Rename { from: PathBuf, to: PathBuf },
+    Link { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     Truncate { file: SharedInode, length: u64 },
     MakeDirectory { path: PathBuf },
@@ -53,7 +54,7 @@ pub enum Fault {
     Write,
     Sync,
     Allocate,
-    /// Open, rename and remove.
+    /// Open, rename, link and remove.
     Name,
 }
 
@@ -149,6 +150,7 @@ impl Operation {
             Operation::Truncate { .. } => Fault::Allocate,
             Operation::Open { .. }
             | Operation::Rename { .. }
+            | Operation::Link { .. }
             | Operation::Remove { .. }
             | Operation::MakeDirectory { .. }
             | Operation::RemoveDirectory { .. } => Fault::Name,
@@ -171,7 +173,9 @@ impl Operation {
             | Operation::Remove { path }
             | Operation::MakeDirectory { path }
             | Operation::RemoveDirectory { path } => name(path),
-            Operation::Rename { from, to } => name(from).rotate_left(32) ^ name(to),
+            Operation::Rename { from, to } | Operation::Link { from, to } => {
+                name(from).rotate_left(32) ^ name(to)
+            }
         }
     }
 
@@ -230,6 +234,7 @@ impl Disk {
             Operation::Allocate { file, length } => self.allocate(&file, length),
             Operation::Open { path, how } => self.open(path, how),
             Operation::Rename { from, to } => self.rename(&from, to),
+            Operation::Link { from, to } => self.link(&from, to),
             Operation::Remove { path } => match self.files.remove(&path) {
                 Some(_) => Ok(Answer::Done),
                 None => Err(not_found(&path)),
@@ -266,7 +271,11 @@ impl Disk {
             Operation::Write { file, offset, data, .. } => self.tear(&file, offset, &data, chance),
             Operation::Sync { file, through } => file.borrow_mut().fail_sync(through),
             Operation::Allocate { file, length } => self.grow_partly(&file, length, chance),
-            operation @ (Operation::Rename { .. } | Operation::Remove { .. }) if chance.coin() => {
+            operation @ (Operation::Rename { .. }
+            | Operation::Link { .. }
+            | Operation::Remove { .. })
+                if chance.coin() =>
+            {
                 drop(self.execute_unfailing(operation, chance));
             }
             _ => {}
@@ -312,7 +321,9 @@ impl Disk {
 
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
-        self.files.values().map(|file| file.borrow().length()).sum()
+        let mut met = HashSet::new();
+        let files = self.files.values().filter(|file| met.insert(Rc::as_ptr(file)));
+        files.map(|file| file.borrow().length()).sum()
     }
 
     pub fn space(&self) -> Space {
@@ -357,6 +368,20 @@ impl Disk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let file = self.files.remove(from).ok_or_else(|| not_found(from))?;
+        self.files.insert(to, file);
+        Ok(Answer::Done)
+    }
+
+    /// What is below different top folders is on different file systems.
+    fn link(&mut self, from: &Path, to: PathBuf) -> io::Result<Answer> {
+        let file = self.files.get(from).cloned().ok_or_else(|| not_found(from))?;
+        if from.components().nth(1) != to.components().nth(1) {
+            return Err(io::Error::from_raw_os_error(libc::EXDEV));
+        }
+        self.check_parent(&to)?;
+        if self.files.contains_key(&to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         self.files.insert(to, file);
         Ok(Answer::Done)
     }

@@ -243,8 +243,18 @@ fn names_answer_as_a_file_system_does() {
         assert!(io.list(Path::new("/none")).is_err());
         let elsewhere = io.rename(path, Path::new("/data/sub/file")).await;
         assert_eq!(elsewhere.map_err(|error| error.kind()), Err(ErrorKind::InvalidInput));
+        let second = Path::new("/data/sub/second");
+        let used = node.disk().used();
+        io.link(path, second).await.expect("a second name");
+        assert_eq!(node.disk().used(), used, "it takes no space");
+        let twice = io.link(path, second).await.map_err(|error| error.kind());
+        assert_eq!(twice, Err(ErrorKind::AlreadyExists));
+        io.create_directory(Path::new("/other")).expect("created");
+        let far = io.link(path, Path::new("/other/file")).await.map_err(|error| error.kind());
+        assert_eq!(far, Err(ErrorKind::CrossesDevices));
         io.remove(path).await.expect("removed");
         assert!(io.remove(path).await.is_err());
+        io.open(second, OpenHow::Existing).await.expect("it has that name still");
         file.write_at(0, filled(1, 5), Durability::Flushed).await.expect("an open file lives on");
     });
 }
