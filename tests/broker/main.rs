@@ -19,6 +19,7 @@ mod groups;
 mod hostile;
 mod kill;
 mod librdkafka;
+mod million;
 mod per_core;
 mod polls;
 mod program;
