@@ -211,6 +211,10 @@ impl<I: Io> Moving<'_, I> {
             self.moved.bytes += segment.bytes;
         }
         let hot = runs.pieces.remove(&id).unwrap_or_default();
+        let end = hot.last().map_or_else(|| log.borrow().hot_start(), |last| last.next);
+        if end != log.borrow().next() {
+            return Err(io::Error::other(format!("records of {id} are missing from offset {end}")));
+        }
         let bytes: u64 = hot.iter().map(|piece| piece.bytes).sum();
         if bytes >= self.small_bytes.max(1) {
             segments.extend(target.write_files(runs.store, id, &hot, &config).await?);
@@ -304,6 +308,10 @@ async fn sort_journal<I: Io>(
             if runs.bodies.len() >= run_bytes {
                 runs.write(source).await?;
             }
+        }
+        // Its damaged groups were passed over.
+        if file.is_damaged() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a journal file is damaged"));
         }
     }
     runs.write(source).await
