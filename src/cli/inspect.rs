@@ -15,17 +15,23 @@ use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;
 use crate::metadata::Command;
 use crate::partition::Checkpoint;
-use crate::segment::{Damage, Seen, Segment, check_file, named};
+use crate::segment::{Damage, Piece, Seen, Segment, check_file, named, read_pack};
 use crate::wire::records::{self, BatchHeader};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A file of a core's journal, or of a partition's segments (.log), in the data directory.
+    /// A file of a journal, a segment (.log) or a pack (.pack), in the data directory.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Write JSON, one value a line.
     #[arg(long)]
     json: bool,
+}
+
+/// What is in a pack: each piece, then what is in it.
+enum InPack<'a> {
+    Piece(&'a Piece),
+    Seen(Seen<'a>),
 }
 
 /// What was met so far.
@@ -55,6 +61,10 @@ impl Arguments {
             }
         };
         let walked = match self.segment() {
+            _ if self.is_pack() => self.walk_pack(&mut |met| match met {
+                InPack::Seen(seen) => write(totals.see(&seen, self.json)),
+                InPack::Piece(piece) => write(vec![piece_words(piece, self.json)]),
+            }),
             Some(found) => found.and_then(|segment| {
                 let mut note = |seen: Seen<'_>| write(totals.see(&seen, self.json));
                 check_file(&self.file, &segment, &mut note)
@@ -79,6 +89,19 @@ impl Arguments {
 }
 
 impl Arguments {
+    fn is_pack(&self) -> bool {
+        self.file.extension().is_some_and(|extension| extension == "pack")
+    }
+
+    fn walk_pack(&self, visit: &mut dyn FnMut(InPack<'_>)) -> std::io::Result<()> {
+        let pack = read_pack(&self.file)?;
+        for piece in &pack.pieces {
+            visit(InPack::Piece(piece));
+            check_file(&self.file, &pack.segment(piece, 0), &mut |seen| visit(InPack::Seen(seen)))?;
+        }
+        Ok(())
+    }
+
     /// The segment that the file is, if its name is one of those; how much of it is recorded only
     /// the journal knows.
     fn segment(&self) -> Option<std::io::Result<Segment>> {
@@ -239,6 +262,22 @@ struct Detail {
     words: String,
     json: Value,
     records: i64,
+}
+
+/// What a pack's directory says of a piece.
+fn piece_words(piece: &Piece, as_json: bool) -> String {
+    let Piece { partition, base, next, position, bytes, max_timestamp: _ } = piece;
+    if as_json {
+        return json!({
+            "position": position, "bytes": bytes, "topic": partition.topic.0,
+            "partition": partition.index, "base": base, "next": next,
+        })
+        .to_string();
+    }
+    format!(
+        "{position:>12}  piece of {partition}: offsets {base} to before {next}, {bytes} bytes; \
+         positions in it:"
+    )
 }
 
 fn of_partition(partition: PartitionId) -> String {

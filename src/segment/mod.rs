@@ -37,7 +37,7 @@ use crate::io::Io;
 
 use cache::Cache;
 pub use check::{Check, Damage, Flaw, Reader, Seen, check_file};
-pub use pack::{Pack, PackWriter, Piece, Unpacking};
+pub use pack::{Pack, PackWriter, Piece, Unpacking, read_pack};
 pub use read::Span;
 use spans::Spans;
 

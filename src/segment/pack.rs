@@ -358,6 +358,24 @@ fn encode(pieces: &[Piece]) -> Vec<u8> {
     bytes
 }
 
+/// The pack in a file that no node uses, by its directory: plain blocking reads.
+pub fn read_pack(path: &Path) -> io::Result<Pack> {
+    use std::os::unix::fs::FileExt;
+    let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let file = std::fs::File::open(path)?;
+    let trailer_at = file.metadata()?.len().saturating_sub(TRAILER_BYTES as u64);
+    let mut trailer = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut trailer, trailer_at)?;
+    let at = directory_of(&trailer).filter(|at| *at < trailer_at);
+    let at = at.ok_or_else(|| damaged("it names no directory at its end"))?;
+    let mut directory = vec![0; usize::try_from(trailer_at - at).map_err(io::Error::other)?];
+    file.read_exact_at(&mut directory, at)?;
+    let pieces = decode(&directory).ok_or_else(|| damaged("its directory is damaged"))?;
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let number = stem.and_then(|stem| stem.parse().ok()).unwrap_or(0);
+    Ok(Pack { number, pieces })
+}
+
 /// The position of the directory that a trailer names.
 fn directory_of(trailer: &[u8]) -> Option<u64> {
     let magic = u32::from_le_bytes(*trailer.get(8..)?.first_chunk()?);

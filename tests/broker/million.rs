@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::asks::{Ask, fetched, produce_many, written};
 use crate::frames::{Bytes, Peer, metadata, request};
-use crate::world::{Broker, fresh};
+use crate::world::{Broker, corelog, fresh};
 
 const TOPICS: usize = 100;
 const PARTITIONS: i32 = 10_000;
@@ -73,6 +73,24 @@ fn descriptors(broker: &Broker) -> usize {
     fs::read_dir(format!("/proc/{}/fd", broker.pid())).expect("readable").count()
 }
 
+/// `corelog inspect` goes through a pack, and finds a flipped byte in it.
+fn inspect(broker: &mut Broker) {
+    broker.signal("TERM");
+    assert!(broker.ended().success(), "{}", broker.log());
+    let folder = broker.data().join("core-0/segments/packs");
+    let pack = fs::read_dir(folder).expect("there").flatten().next().expect("a pack").path();
+    let copy = broker.data().join("copy.pack");
+    let mut bytes = fs::read(&pack).expect("readable");
+    let (code, said) = corelog(&["inspect", pack.to_str().expect("UTF-8")]);
+    assert!(code == Some(0) && said.contains("piece of topic number"), "{said}");
+    bytes[100] ^= 1;
+    fs::write(&copy, bytes).expect("writable");
+    let (code, said) = corelog(&["inspect", copy.to_str().expect("UTF-8")]);
+    assert!(code == Some(1) && said.contains("DAMAGED"), "{said}");
+    fs::remove_file(&copy).expect("there");
+    broker.launch();
+}
+
 #[test]
 fn a_million_partitions_stand_on_one_node() {
     let mut broker = Broker::start(SETTINGS);
@@ -108,6 +126,8 @@ fn a_million_partitions_stand_on_one_node() {
         fs::read_dir(broker.data().join(format!("core-{core}/segments/packs"))).map(Iterator::count)
     };
     assert!(packs(0).is_ok_and(|count| count > 0), "small partitions share files");
+
+    inspect(&mut broker);
 
     for is_killed in [false, true] {
         let began = Instant::now();
