@@ -125,6 +125,10 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
                         owner.journal.set_draining(true);
                     }
                 }
+                Ok(false) if owner.is_ending() => return,
+                // The last groups of a file that the head has left are still on their way to the
+                // disk, and a journal that is full meanwhile begins no other (seed 3584).
+                Ok(false) if owner.journal.fill().0 > 1 => owner.io.sleep(SETTLE_PAUSE).await,
                 Ok(false) => break,
                 Err(_) if owner.is_ending() => return,
                 Err(error) => {
