@@ -22,13 +22,13 @@ use corelog::wire::error::ErrorCode;
 use corelog::wire::fetch::{FetchWriter, FetchedHead};
 use corelog::wire::header::decode_body;
 use corelog::wire::primitive::{Uuid, Wire};
-use corelog::wire::produce::{self, ProduceSink, TopicRef};
-use corelog::wire::records::{
-    BatchBuilder, BatchHeader, Codec, HEADER_BYTES, NewRecord, Records, validate,
-};
+use corelog::wire::produce;
+use corelog::wire::records::{BatchHeader, HEADER_BYTES, Records, validate};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::messages::{MetadataResponse, ProduceRequest};
 use kafka_protocol::protocol::{Decodable, Encodable};
+
+use bodies::{Count, batch, produce_body};
 
 const PRODUCE_VERSION: i16 = 9;
 const FETCH_VERSION: i16 = 12;
@@ -48,48 +48,6 @@ criterion_group!(
     consumer_groups
 );
 criterion_main!(benches);
-
-/// A batch of `count` records of 1 KiB.
-fn batch(count: usize) -> Bytes {
-    let value = [7; RECORD_BYTES];
-    let mut builder = BatchBuilder::new();
-    for number in 0..count {
-        let timestamp = i64::try_from(number).expect("small");
-        builder.push(&NewRecord { timestamp, value: Some(&value), ..NewRecord::default() });
-    }
-    builder.build(Codec::None).expect("small")
-}
-
-/// Ten partitions with a batch each.
-fn produce_body(batch: &[u8]) -> Bytes {
-    let partition = |index| table::PartitionProduceData { index, records: Some(batch) };
-    let topic = table::TopicProduceData {
-        name: "orders",
-        partition_data: (0..PARTITIONS).map(partition).collect(),
-        ..table::TopicProduceData::default()
-    };
-    let request = table::Request {
-        acks: -1,
-        timeout_ms: 30_000,
-        topic_data: vec![topic],
-        ..table::Request::default()
-    };
-    let mut body = BytesMut::new();
-    request.encode(&mut body, ApiKey::Produce.context(PRODUCE_VERSION));
-    body.freeze()
-}
-
-/// Counts what a Produce request holds.
-#[derive(Default)]
-struct Count(usize);
-
-impl<'a> ProduceSink<'a> for Count {
-    fn topic(&mut self, _: TopicRef<'a>) {}
-
-    fn partition(&mut self, _: i32, records: Option<std::ops::Range<usize>>) {
-        self.0 += records.map_or(0, |range| range.len());
-    }
-}
 
 fn produce_requests(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("produce request, 10 partitions of 1 KiB");

@@ -54,7 +54,7 @@ pub const ALL: &[Named] = &[
 ];
 
 /// A batch of `count` records of 1 KiB.
-fn batch(count: usize) -> Bytes {
+pub fn batch(count: usize) -> Bytes {
     let value = [7; RECORD_BYTES];
     let mut builder = BatchBuilder::new();
     for number in 0..count {
@@ -65,9 +65,8 @@ fn batch(count: usize) -> Bytes {
 }
 
 /// Ten partitions with a batch each.
-fn produce_body() -> Bytes {
-    let batch = batch(1);
-    let partition = |index| table::PartitionProduceData { index, records: Some(&batch[..]) };
+pub fn produce_body(batch: &[u8]) -> Bytes {
+    let partition = |index| table::PartitionProduceData { index, records: Some(batch) };
     let topic = table::TopicProduceData {
         name: "orders",
         partition_data: (0..PARTITIONS).map(partition).collect(),
@@ -86,7 +85,7 @@ fn produce_body() -> Bytes {
 
 /// Counts what a Produce request holds.
 #[derive(Default)]
-struct Count(usize);
+pub struct Count(pub usize);
 
 impl<'a> ProduceSink<'a> for Count {
     fn topic(&mut self, _: TopicRef<'a>) {}
@@ -97,7 +96,7 @@ impl<'a> ProduceSink<'a> for Count {
 }
 
 fn decode_produce() -> Body {
-    let body = produce_body();
+    let body = produce_body(&batch(1));
     Box::new(move || {
         let mut count = Count::default();
         produce::read(black_box(&body), PRODUCE_VERSION, &mut count).expect("sound");
@@ -106,7 +105,7 @@ fn decode_produce() -> Body {
 }
 
 fn decode_produce_by_table() -> Body {
-    let body = produce_body();
+    let body = produce_body(&batch(1));
     Box::new(move || {
         decode_body::<table::Request>(black_box(&body), ApiKey::Produce, PRODUCE_VERSION)
             .expect("sound")

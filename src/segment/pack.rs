@@ -165,7 +165,8 @@ impl<I: Io> Store<I> {
         }
     }
 
-    /// What a pack's directory says of it.
+    /// What a pack's directory says of it, on the simulator's disk (see `read_pack`).
+    #[cfg(test)]
     pub async fn pieces(&self, number: u32) -> io::Result<Vec<Piece>> {
         let damaged = |what: &str| {
             let what = format!("{what} in {}", self.pack_path(number).display());
