@@ -21,8 +21,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Closed>>>>;
 
 /// Bytes of answers that are collected for one write at most, unless one answer is larger.
 const WRITE_BYTES_MAX: usize = 1 << 20;
-/// A slow reader is one that does not take this much within its time.
-const PROGRESS_BYTES: usize = 256 << 10;
+/// A slow reader is one that does not take this much within its time. Nor has the core's other
+/// work to wait for more than this: a socket that takes everything at once copies it meanwhile.
+const PROGRESS_BYTES: usize = 128 << 10;
 
 struct Queued {
     answer: Answer,
@@ -171,6 +172,9 @@ async fn write_all<I: Io>(
         let outcome = connection.stream.write(next_step(&mut pieces)).await;
         connection.writes_since.set(None);
         outcome?;
+        if !pieces.is_empty() {
+            io.cede().await;
+        }
     }
     Ok(())
 }

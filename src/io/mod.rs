@@ -88,6 +88,9 @@ pub trait Io: Clone + 'static {
     /// Creates one directory in one that is there, durably; one that exists is fine.
     fn make_directory(&self, directory: &Path) -> impl Future<Output = Result<()>>;
 
+    /// Makes durable which names are in a directory.
+    fn sync_directory(&self, directory: &Path) -> impl Future<Output = Result<()>>;
+
     /// Removes an empty directory, durably.
     fn remove_directory(&self, directory: &Path) -> impl Future<Output = Result<()>>;
 
@@ -100,6 +103,9 @@ pub trait Io: Clone + 'static {
 
     /// Removes a file, durably.
     fn remove(&self, path: &Path) -> impl Future<Output = Result<()>>;
+
+    /// Removes a file; power loss may bring it back until its directory is synced.
+    fn remove_unsynced(&self, path: &Path) -> impl Future<Output = Result<()>>;
 
     /// Listens with `SO_REUSEPORT`, so that every core accepts on the same address.
     fn listen(&self, address: SocketAddr) -> Result<Self::Listener>;
@@ -122,6 +128,9 @@ pub enum OpenHow {
     Existing,
     /// The file does not exist; it is created empty and its name made durable.
     CreateNew,
+    /// The file does not exist; it is created empty. Power loss may take it until its directory is
+    /// synced: whoever makes several files has one wait for all of them.
+    CreateUnsynced,
 }
 
 /// When a write counts as done.

@@ -117,17 +117,25 @@ impl<I: Io> Owner<I> {
     async fn remove_dead(&self, log: &Log) {
         let partition = log.borrow().id();
         let dead = log.borrow().dead_segments();
+        if dead.is_empty() {
+            return;
+        }
+        let mut removed = Vec::new();
+        let has_names = dead.iter().any(|segment| segment.pack().is_none());
         for segment in dead {
             let _turn = self.storage_turn.lock().await;
             let id = segment.id(partition);
-            match self.store.remove(id).await {
-                Ok(()) => log.borrow_mut().forget_segment(segment.base),
-                Err(error) => {
-                    tracing::warn!("{} is not removed: {error}", self.store.path(id).display());
-                    return;
-                }
+            if let Err(error) = self.store.remove(id).await {
+                tracing::warn!("{} is not removed: {error}", self.store.path(id).display());
+                break;
             }
+            removed.push(segment.base);
         }
+        if has_names && let Err(error) = self.store.sync_names(partition).await {
+            tracing::warn!("{partition}'s removed files may come back: {error}");
+            return;
+        }
+        removed.into_iter().for_each(|base| log.borrow_mut().forget_segment(base));
     }
 }
 

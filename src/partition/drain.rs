@@ -387,9 +387,7 @@ impl<I: Io> Owner<I> {
 
     /// Makes what was moved durable, and has the partitions read it from there.
     async fn record(&self, moved: Vec<Moved>, files: BTreeSet<SegmentId>) -> io::Result<()> {
-        for file in files {
-            self.store.sync(file).await?;
-        }
+        self.store.sync_all(&files).await?;
         // A checkpoint that is journaled counts, whatever becomes of those behind it: another
         // attempt must not write what it names once more.
         let mut recorded = Vec::new();

@@ -208,6 +208,8 @@ pub struct Store<I: Io> {
     spans: RefCell<Spans>,
     packs: RefCell<BTreeMap<u32, pack::Known>>,
     last_pack: Cell<u32>,
+    /// Files whose names power loss may still take.
+    unnamed: RefCell<BTreeSet<SegmentId>>,
     /// Bytes a second.
     pace: Cell<Option<f64>>,
 }
@@ -225,6 +227,7 @@ impl<I: Io> Store<I> {
             spans,
             packs: RefCell::default(),
             last_pack: Cell::new(0),
+            unnamed: RefCell::default(),
             pace: Cell::new(None),
         };
         store.find_packs();
@@ -258,18 +261,24 @@ impl<I: Io> Store<I> {
             .collect()
     }
 
-    /// Removes a segment's files; those that are gone already are no error. What it has of a pack
-    /// is left to those who remove whole packs.
+    /// Removes a segment's files, durably after `sync_names`; those that are gone already are no
+    /// error. What it has of a pack is left to those who remove whole packs.
     pub async fn remove(&self, id: SegmentId) -> std::io::Result<()> {
         if id.is_packed() {
             return Ok(());
         }
         self.cache.borrow_mut().forget(id);
         self.spans.borrow_mut().forget(|one| *one == id);
+        self.unnamed.borrow_mut().remove(&id);
         for path in [self.path(id), self.marks_path(id)] {
-            tolerate_absent(self.io.remove(&path).await)?;
+            tolerate_absent(self.io.remove_unsynced(&path).await)?;
         }
         Ok(())
+    }
+
+    /// Makes durable which files a partition has.
+    pub async fn sync_names(&self, partition: PartitionId) -> std::io::Result<()> {
+        tolerate_absent(self.io.sync_directory(&self.partition_directory(partition)).await)
     }
 
     /// Removes the files in a partition's folder that belong to none of `segments`.
@@ -287,13 +296,13 @@ impl<I: Io> Store<I> {
         let named: BTreeSet<String> = names.filter_map(|name| stem(&name)).collect();
         for name in self.names_in(&directory) {
             if stem(&name).is_some_and(|stem| !named.contains(&stem)) {
-                tolerate_absent(self.io.remove(&directory.join(name)).await)?;
+                tolerate_absent(self.io.remove_unsynced(&directory.join(name)).await)?;
             }
         }
         Ok(())
     }
 
-    /// Removes everything of a topic.
+    /// Removes everything of a topic. What power loss brings back, the next start removes.
     pub async fn remove_topic(&self, topic: TopicNumber) -> std::io::Result<()> {
         self.cache.borrow_mut().forget_topic(topic);
         self.spans.borrow_mut().forget(|one| one.partition.topic == topic);
@@ -301,7 +310,7 @@ impl<I: Io> Store<I> {
         for partition in self.names_in(&directory) {
             let partition = directory.join(partition);
             for name in self.names_in(&partition) {
-                tolerate_absent(self.io.remove(&partition.join(name)).await)?;
+                tolerate_absent(self.io.remove_unsynced(&partition.join(name)).await)?;
             }
             tolerate_absent(self.io.remove_directory(&partition).await)?;
         }

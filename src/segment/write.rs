@@ -5,11 +5,13 @@
 //!       failed half-way is simply made again.
 //!   A2  After an append the file ends with its last batch: other programs read it too.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{try_join, try_join_all};
 
 use super::marks::Marks;
 use super::{SegmentId, Store};
@@ -21,6 +23,8 @@ use crate::wire::records;
 /// Bytes of one write, and of one where others are not to wait for it.
 pub(super) const WRITE_BYTES: usize = 1 << 20;
 const WRITE_BYTES_PACED: usize = 64 << 10;
+/// Files that are flushed together; each has a thread of the kernel wait for it.
+const SYNCS_AT_ONCE: usize = 32;
 
 impl<I: Io> Store<I> {
     /// Writes whole batches behind the `recorded` bytes of a segment, which is made if none are.
@@ -79,7 +83,26 @@ impl<I: Io> Store<I> {
 
     /// Makes what was appended durable.
     pub async fn sync(&self, id: SegmentId) -> io::Result<()> {
-        self.file(id).await?.sync().await
+        let is_unnamed = self.unnamed.borrow().contains(&id);
+        let name = async {
+            if is_unnamed {
+                self.sync_names(id.partition).await?;
+                self.unnamed.borrow_mut().remove(&id);
+            }
+            Ok(())
+        };
+        let bytes = async { self.file(id).await?.sync().await };
+        try_join(bytes, name).await.map(drop)
+    }
+
+    /// Makes what was appended to each of `ids` durable. The file system makes one commit of those
+    /// that it is asked for together, and appenders wait for one instead of for each.
+    pub async fn sync_all(&self, ids: &BTreeSet<SegmentId>) -> io::Result<()> {
+        let ids: Vec<SegmentId> = ids.iter().copied().collect();
+        for some in ids.chunks(SYNCS_AT_ONCE) {
+            try_join_all(some.iter().map(|id| self.sync(*id))).await?;
+        }
+        Ok(())
     }
 
     /// Keeps the marks of a segment that takes no more, if they are known.
@@ -95,7 +118,8 @@ impl<I: Io> Store<I> {
         buffer.set_len(length);
         buffer[encoded.len()..].fill(0);
         let path = self.marks_path(id);
-        let file = match self.io.open(&path, OpenHow::CreateNew).await {
+        // They are made anew if power loss takes the name.
+        let file = match self.io.open(&path, OpenHow::CreateUnsynced).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.io.open(&path, OpenHow::Existing).await?
             }
@@ -126,13 +150,14 @@ impl<I: Io> Store<I> {
 
     async fn create(&self, id: SegmentId) -> io::Result<Rc<I::File>> {
         let path = self.path(id);
-        let file = match self.io.open(&path, OpenHow::CreateNew).await {
+        let file = match self.io.open(&path, OpenHow::CreateUnsynced).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_partition_directory(id.partition).await?;
-                self.io.open(&path, OpenHow::CreateNew).await?
+                self.io.open(&path, OpenHow::CreateUnsynced).await?
             }
             outcome => outcome?,
         };
+        self.unnamed.borrow_mut().insert(id);
         let file = Rc::new(file);
         self.cache.borrow_mut().hold(id, file.clone());
         Ok(file)

@@ -33,7 +33,7 @@ pub struct RingFile {
 pub async fn open(io: &RingIo, path: &Path, how: OpenHow) -> io::Result<RingFile> {
     let create = match how {
         OpenHow::Existing => 0,
-        OpenHow::CreateNew => libc::O_CREAT | libc::O_EXCL,
+        OpenHow::CreateNew | OpenHow::CreateUnsynced => libc::O_CREAT | libc::O_EXCL,
     };
     let flags = libc::O_RDWR | libc::O_CLOEXEC | create;
     let (descriptor, direct) = match open_at(io, path, flags | libc::O_DIRECT).await {
@@ -106,10 +106,16 @@ pub async fn make_directory(io: &RingIo, path: &Path) -> io::Result<()> {
 }
 
 pub async fn remove_directory(io: &RingIo, path: &Path) -> io::Result<()> {
-    unlink(io, path, libc::AT_REMOVEDIR).await
+    unlink(io, path, libc::AT_REMOVEDIR).await?;
+    sync_parent(io, path).await
 }
 
 pub async fn remove(io: &RingIo, path: &Path) -> io::Result<()> {
+    unlink(io, path, 0).await?;
+    sync_parent(io, path).await
+}
+
+pub async fn remove_unsynced(io: &RingIo, path: &Path) -> io::Result<()> {
     unlink(io, path, 0).await
 }
 
@@ -119,8 +125,7 @@ async fn unlink(io: &RingIo, path: &Path, flags: i32) -> io::Result<()> {
     let entry = opcode::UnlinkAt::new(here, paths[0].as_ptr()).flags(flags).build();
     // SAFETY: the path's bytes are on the heap, owned by the keep.
     let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
-    operation.await.0?;
-    sync_parent(io, path).await
+    operation.await.0.map(drop)
 }
 
 async fn sync_parent(io: &RingIo, path: &Path) -> io::Result<()> {
@@ -128,8 +133,12 @@ async fn sync_parent(io: &RingIo, path: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    sync_directory(io, parent).await
+}
+
+pub async fn sync_directory(io: &RingIo, path: &Path) -> io::Result<()> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let directory = Rc::new(open_at(io, parent, flags).await?);
+    let directory = Rc::new(open_at(io, path, flags).await?);
     sync(io, &directory, types::FsyncFlags::empty()).await
 }
 

@@ -181,6 +181,14 @@ impl Io for RingIo {
         file::link(self, from, to).await
     }
 
+    async fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        file::sync_directory(self, directory).await
+    }
+
+    async fn remove_unsynced(&self, path: &Path) -> io::Result<()> {
+        file::remove_unsynced(self, path).await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         file::remove(self, path).await
     }

@@ -163,6 +163,14 @@ impl Io for SimIo {
         self.perform_done(Operation::Link { from, to }).await
     }
 
+    async fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.perform_done(Operation::SyncDirectory { path: directory.to_owned() }).await
+    }
+
+    async fn remove_unsynced(&self, path: &Path) -> io::Result<()> {
+        self.perform_done(Operation::RemoveUnsynced { path: path.to_owned() }).await
+    }
+
     async fn remove(&self, path: &Path) -> io::Result<()> {
         self.perform_done(Operation::Remove { path: path.to_owned() }).await
     }

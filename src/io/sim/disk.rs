@@ -35,6 +35,8 @@ pub enum Operation {
     Rename { from: PathBuf, to: PathBuf },
     Link { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
+    RemoveUnsynced { path: PathBuf },
+    SyncDirectory { path: PathBuf },
     Truncate { file: SharedInode, length: u64 },
     MakeDirectory { path: PathBuf },
     RemoveDirectory { path: PathBuf },
@@ -54,7 +56,7 @@ pub enum Fault {
     Write,
     Sync,
     Allocate,
-    /// Open, rename, link and remove.
+    /// Open, rename, link, remove and sync of a directory.
     Name,
 }
 
@@ -83,6 +85,8 @@ struct Underway {
 pub struct Disk {
     files: BTreeMap<PathBuf, SharedInode>,
     directories: BTreeSet<PathBuf>,
+    /// Names since the last sync of their directories: what they meant at it, if they were there.
+    unsynced: BTreeMap<PathBuf, Option<SharedInode>>,
     underway: BTreeMap<u64, Underway>,
     submitted: u64,
     /// No operation completes before.
@@ -152,6 +156,8 @@ impl Operation {
             | Operation::Rename { .. }
             | Operation::Link { .. }
             | Operation::Remove { .. }
+            | Operation::RemoveUnsynced { .. }
+            | Operation::SyncDirectory { .. }
             | Operation::MakeDirectory { .. }
             | Operation::RemoveDirectory { .. } => Fault::Name,
         }
@@ -171,6 +177,8 @@ impl Operation {
             Operation::Allocate { length, .. } | Operation::Truncate { length, .. } => *length,
             Operation::Open { path, .. }
             | Operation::Remove { path }
+            | Operation::RemoveUnsynced { path }
+            | Operation::SyncDirectory { path }
             | Operation::MakeDirectory { path }
             | Operation::RemoveDirectory { path } => name(path),
             Operation::Rename { from, to } | Operation::Link { from, to } => {
@@ -235,10 +243,17 @@ impl Disk {
             Operation::Open { path, how } => self.open(path, how),
             Operation::Rename { from, to } => self.rename(&from, to),
             Operation::Link { from, to } => self.link(&from, to),
-            Operation::Remove { path } => match self.files.remove(&path) {
-                Some(_) => Ok(Answer::Done),
-                None => Err(not_found(&path)),
-            },
+            Operation::Remove { path } => {
+                self.remove(&path)?;
+                self.sync_parent(&path);
+                Ok(Answer::Done)
+            }
+            Operation::RemoveUnsynced { path } => self.remove(&path),
+            Operation::SyncDirectory { path } => {
+                self.check_parent(&path.join("name"))?;
+                self.sync_directory(&path);
+                Ok(Answer::Done)
+            }
             Operation::Truncate { file, length } => {
                 file.borrow_mut().truncate(length);
                 Ok(Answer::Done)
@@ -273,7 +288,8 @@ impl Disk {
             Operation::Allocate { file, length } => self.grow_partly(&file, length, chance),
             operation @ (Operation::Rename { .. }
             | Operation::Link { .. }
-            | Operation::Remove { .. })
+            | Operation::Remove { .. }
+            | Operation::RemoveUnsynced { .. })
                 if chance.coin() =>
             {
                 drop(self.execute_unfailing(operation, chance));
@@ -352,12 +368,45 @@ impl Disk {
         match (how, known) {
             (OpenHow::Existing, Some(file)) => Ok(Answer::Opened(file)),
             (OpenHow::Existing, None) => Err(not_found(&path)),
-            (OpenHow::CreateNew, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
-            (OpenHow::CreateNew, None) => {
+            (_, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+            (how, None) => {
                 self.check_parent(&path)?;
                 let file = SharedInode::default();
-                self.files.insert(path, file.clone());
+                self.unsynced.entry(path.clone()).or_insert(None);
+                self.files.insert(path.clone(), file.clone());
+                if how == OpenHow::CreateNew {
+                    self.sync_parent(&path);
+                }
                 Ok(Answer::Opened(file))
+            }
+        }
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<Answer> {
+        let file = self.files.remove(path).ok_or_else(|| not_found(path))?;
+        self.unsynced.entry(path.to_owned()).or_insert(Some(file));
+        Ok(Answer::Done)
+    }
+
+    fn sync_parent(&mut self, path: &Path) {
+        if let Some(parent) = path.parent() {
+            self.sync_directory(parent);
+        }
+    }
+
+    fn sync_directory(&mut self, directory: &Path) {
+        self.unsynced.retain(|path, _| path.parent() != Some(directory));
+    }
+
+    /// Has each name that is not durable mean now or after all what it meant before.
+    fn lose_names(&mut self, chance: &Chance) {
+        for (path, before) in std::mem::take(&mut self.unsynced) {
+            if chance.coin() || self.check_parent(&path).is_err() {
+                continue;
+            }
+            match before {
+                Some(file) => drop(self.files.insert(path, file)),
+                None => drop(self.files.remove(&path)),
             }
         }
     }
@@ -368,6 +417,7 @@ impl Disk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let file = self.files.remove(from).ok_or_else(|| not_found(from))?;
+        self.sync_parent(&to);
         self.files.insert(to, file);
         Ok(Answer::Done)
     }
@@ -382,6 +432,7 @@ impl Disk {
         if self.files.contains_key(&to) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        self.sync_parent(&to);
         self.files.insert(to, file);
         Ok(Answer::Done)
     }
@@ -412,6 +463,7 @@ impl Disk {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         self.directories.remove(directory);
+        self.sync_directory(directory);
         Ok(Answer::Done)
     }
 
@@ -446,6 +498,7 @@ impl Disk {
             }
         }
         if how == Crash::Power {
+            self.lose_names(chance);
             for file in self.files.values() {
                 file.borrow_mut().lose_power(chance);
             }

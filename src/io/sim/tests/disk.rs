@@ -220,6 +220,33 @@ fn names_under_way_at_a_crash_are_old_or_new_and_those_done_are_new() {
 }
 
 #[test]
+fn names_that_are_not_synced_are_old_or_new_after_a_power_loss_and_new_after_a_kill() {
+    let path = Path::new("/data/second");
+    let after = |how: Crash, is_synced: bool| -> BTreeSet<(bool, bool)> {
+        let seeds = 0..32;
+        let left = seeds.map(|seed| {
+            let (world, node, _file) = with_file(seed);
+            let io = node.core(0);
+            world.block_on(async {
+                io.open(path, OpenHow::CreateUnsynced).await.expect("created");
+                io.remove_unsynced(Path::new(PATH)).await.expect("there");
+                if is_synced {
+                    io.sync_directory(Path::new("/data")).await.expect("a directory");
+                }
+            });
+            node.crash(how);
+            let is_there = |path| node.disk().read(path).is_some();
+            (is_there(Path::new(PATH)), is_there(path))
+        });
+        left.collect()
+    };
+    let each = [(false, false), (false, true), (true, false), (true, true)];
+    assert_eq!(after(Crash::Power, false), each.into());
+    assert_eq!(after(Crash::Power, true), [(false, true)].into());
+    assert_eq!(after(Crash::Kill, false), [(false, true)].into());
+}
+
+#[test]
 fn names_answer_as_a_file_system_does() {
     let (world, node, file) = with_file(1);
     let io = node.core(0);
