@@ -129,6 +129,10 @@ impl<I: Io> Store<I> {
     }
 
     async fn file_to_append(&self, id: SegmentId, recorded: u64) -> io::Result<Rc<I::File>> {
+        if recorded == 0 {
+            // One that is there is left over from an attempt, perhaps of a process that was killed.
+            self.unnamed.borrow_mut().insert(id);
+        }
         let file = match self.file(id).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound && recorded == 0 => {
                 self.create(id).await?
@@ -157,7 +161,6 @@ impl<I: Io> Store<I> {
             }
             outcome => outcome?,
         };
-        self.unnamed.borrow_mut().insert(id);
         let file = Rc::new(file);
         self.cache.borrow_mut().hold(id, file.clone());
         Ok(file)

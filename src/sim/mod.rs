@@ -235,6 +235,10 @@ fn from_environment(name: &str, usual: u64) -> u64 {
 fn nothing_acknowledged_is_lost_doubled_or_moved_whatever_happens_to_the_node() {
     let first = from_environment("CORELOG_FIRST_SEED", 0);
     let seeds = first..first + from_environment("CORELOG_SEEDS", SEEDS);
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).init();
+    }
     let mut met = history::Met::default();
     for seed in seeds.clone() {
         met.add(&run(seed).met);
