@@ -17,7 +17,7 @@ use crate::base::limits;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
-use crate::journal::{Entry, EntryKind, Position, Refusal};
+use crate::journal::{Entry, EntryKind, Position};
 use crate::producer::{Claim, Verdict};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Record, Records, Summary};
@@ -182,7 +182,7 @@ impl<I: Io> Owner<I> {
         };
         if let Err(why) = room {
             // What is there already needs no room, and a batch behind it may find some.
-            let refused = || ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why);
+            let refused = || self.refuse_for_room(&ready, why);
             return self.known_already(&ready).ok_or_else(refused);
         }
         // The topic may have gone while this waited.
@@ -194,6 +194,19 @@ impl<I: Io> Owner<I> {
             return Ok(admitted);
         }
         self.append(&log, &ready, image.leader_epoch())
+    }
+
+    fn refuse_for_room(&self, ready: &Ready, why: String) -> ProduceAnswer {
+        let image = self.image();
+        if ready.summary.has_producer
+            && let Some(log) = self.log_to_write(&image, ready.partition)
+        {
+            let producers = &mut log.borrow_mut().producers;
+            for (header, _) in records::batches(&ready.records).filter(|(h, _)| h.has_producer()) {
+                producers.refuse(&claim_of(&header));
+            }
+        }
+        ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why)
     }
 
     /// The answer to an idempotent batch that was appended before.
@@ -308,7 +321,7 @@ impl<I: Io> Owner<I> {
                     None => correct_max_timestamp(copy, summary),
                 }
             })
-            .map_err(refused_by_journal)?;
+            .map_err(|refusal| self.refuse_for_room(ready, refusal.to_string()))?;
         let next = base + summary.records;
         let mut state = log.borrow_mut();
         if summary.has_producer {
@@ -400,8 +413,4 @@ pub(super) fn claim_of(header: &BatchHeader) -> Claim {
 
 fn unknown_partition() -> ProduceAnswer {
     ProduceAnswer::refused(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, None)
-}
-
-fn refused_by_journal(refusal: Refusal) -> ProduceAnswer {
-    ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, refusal.to_string())
 }

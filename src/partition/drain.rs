@@ -72,6 +72,8 @@ const PACE_BYTES: f64 = 4e6;
 const PACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Checkpoints that are written before others have their turn.
 pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
+/// Extents that are gathered before others have their turn.
+const EXTENTS_PER_TURN: u32 = 1024;
 /// Topics in one entry of the metadata's copy.
 const COMMANDS_MAX: usize = 500;
 /// The largest relative offset that readers of segments take.
@@ -359,13 +361,14 @@ impl<I: Io> Owner<I> {
         }
         let mut moved = Vec::new();
         let mut files = BTreeSet::new();
-        for (id, mut share) in shares {
+        for (id, share) in shares {
             let Some(log) = self.log(id) else { continue };
-            share.retain(|base, (location, _)| {
-                let extent = log.borrow().extent(*base);
+            let is_left = |(base, (location, _)): &(&Offset, &(Location, Bytes))| {
+                let extent = log.borrow().extent(**base);
                 extent.is_some_and(|extent| extent.location == *location)
-            });
-            let Some(through) = share.keys().next_back().copied() else { continue };
+            };
+            let last = share.iter().rev().find(is_left);
+            let Some(through) = last.map(|(base, _)| *base) else { continue };
             if let Some(done) = self.fill_segments(&log, through, share, &mut files).await? {
                 moved.push(done);
             }
@@ -442,10 +445,13 @@ impl<I: Io> Owner<I> {
             segments.push(std::mem::replace(&mut growing, self.new_segment(first)));
         }
         let mut recorded = growing.bytes;
-        for extent in extents {
+        for (extent, count) in extents.into_iter().zip(1_u32..) {
+            if count.is_multiple_of(EXTENTS_PER_TURN) {
+                self.io.cede().await;
+            }
             let bytes = match share.remove(&extent.base) {
-                Some((_, body)) => body,
-                None => self.read_to_move(partition, &extent).await?,
+                Some((location, body)) if location == extent.location => body,
+                _ => self.read_to_move(partition, &extent).await?,
             };
             if self.is_to_roll(&growing, &extent, &config) {
                 let id = growing.id(partition);

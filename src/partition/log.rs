@@ -93,6 +93,9 @@ pub struct PartitionLog {
     /// Compaction has been through everything before.
     cleaned: Offset,
     extents: VecDeque<Extent>,
+    /// Whether they lie in the journal in the order of their offsets; entries that an older version
+    /// has carried on do not.
+    in_order: bool,
     epochs: Vec<EpochStart>,
     /// The journal address of the last checkpoint.
     checkpointed: Option<u64>,
@@ -113,6 +116,7 @@ impl PartitionLog {
             segments: Vec::new(),
             cleaned: 0,
             extents: VecDeque::new(),
+            in_order: true,
             epochs: Vec::new(),
             checkpointed: None,
             moves: 0,
@@ -150,11 +154,16 @@ impl PartitionLog {
 
     /// Where the last entry begins that is in the journal below `address`.
     pub fn last_below(&self, address: u64) -> Option<Offset> {
-        self.extents_below(address).last().map(|extent| extent.base)
+        self.extents_below(address).next_back().map(|extent| extent.base)
     }
 
-    fn extents_below(&self, address: u64) -> impl Iterator<Item = &Extent> {
-        self.extents.iter().filter(move |extent| extent.location.address < address)
+    fn extents_below(&self, address: u64) -> impl DoubleEndedIterator<Item = &Extent> {
+        let is_below = move |extent: &&Extent| extent.location.address < address;
+        let end = match self.in_order {
+            true => self.extents.partition_point(|extent| is_below(&extent)),
+            false => self.extents.len(),
+        };
+        self.extents.range(..end).filter(is_below)
     }
 
     /// The records from here on are in the journal.
@@ -191,6 +200,10 @@ impl PartitionLog {
         }
         self.next = extent.next;
         self.bytes += u64::from(extent.location.length);
+        debug_assert!(
+            self.extents.back().is_none_or(|last| last.location.address <= extent.location.address),
+            "the journal goes on"
+        );
         self.extents.push_back(extent);
     }
 
@@ -244,6 +257,8 @@ impl PartitionLog {
         log.bytes = extents.iter().map(|extent| u64::from(extent.location.length)).sum();
         log.segments = checkpoint.segments();
         log.cleaned = checkpoint.cleaned;
+        let place = |extent: &Extent| extent.location.address;
+        log.in_order = extents.iter().is_sorted_by_key(place);
         log.extents = extents;
         log.epochs = epochs;
         log.producers = producers;

@@ -25,6 +25,7 @@ use crate::segment::{Pack, PackWriter, Piece, Segment, Store, Unpacking};
 /// Bytes of records that are sorted in memory: the most, and the share of the core's memory.
 const RUN_BYTES_MAX: usize = 64 << 20;
 const RUN_SHARE: usize = 16;
+const CHUNK_BYTES: usize = 1 << 20;
 /// Whoever looks for something in the middle of a piece reads it from its beginning.
 const PIECE_BYTES_MAX: u64 = 4 << 20;
 
@@ -32,14 +33,24 @@ const PIECE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Default)]
 pub(super) struct Small {
     /// Where each entry's body was in the journal, and where it is in `bodies`.
-    found: BTreeMap<(PartitionId, Offset), (Location, usize)>,
-    bodies: Vec<u8>,
+    found: BTreeMap<(PartitionId, Offset), (Location, Place)>,
+    bodies: Bodies,
     runs: Vec<Pack>,
     /// Where the runs' records of each partition end.
     ends: BTreeMap<PartitionId, Offset>,
     /// Packs that were begun.
     begun: Vec<u32>,
 }
+
+/// Bytes in chunks: one that grows would be copied as a whole, with the core waiting.
+#[derive(Default)]
+struct Bodies {
+    chunks: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// A chunk's index, and a place in it.
+type Place = (usize, usize);
 
 /// A partition with a piece of a pack, not yet recorded.
 struct Named {
@@ -55,37 +66,56 @@ impl Small {
 
     pub(super) fn take(&mut self, found: &Reread<'_>) {
         let key = (found.entry.partition, found.entry.base_offset);
-        self.found.insert(key, (found.location, self.bodies.len()));
-        self.bodies.extend_from_slice(found.body);
+        self.found.insert(key, (found.location, self.bodies.add(found.body)));
     }
 
     /// Whether there is enough for a run.
     pub(super) fn is_run(&self, arena: &Arena) -> bool {
-        self.bodies.len() >= RUN_BYTES_MAX.min(arena.budget() / RUN_SHARE)
+        self.bodies.bytes >= RUN_BYTES_MAX.min(arena.budget() / RUN_SHARE)
     }
 
     /// The body of an extent, if it is here.
     fn body(&self, id: PartitionId, extent: &Extent) -> Option<&[u8]> {
         let (location, at) = *self.found.get(&(id, extent.base))?;
         let is_it = location == extent.location;
-        is_it.then(|| self.bodies.get(at..at + location.length as usize))?
+        is_it.then(|| self.bodies.get(at, location.length as usize))?
     }
 
-    /// The partitions that are here, and where the last entry of each begins.
-    fn partitions(&self) -> Vec<(PartitionId, Offset)> {
-        let mut partitions: Vec<(PartitionId, Offset)> = Vec::new();
-        for (id, base) in self.found.keys() {
-            match partitions.last_mut().filter(|(last, _)| last == id) {
-                Some((_, through)) => *through = *base,
-                None => partitions.push((*id, *base)),
-            }
+    /// The first partition that is here, and where its last entry begins.
+    fn first(&self) -> Option<(PartitionId, Offset)> {
+        let ((id, _), _) = self.found.first_key_value()?;
+        let ((_, through), _) = self.found.range(..=(*id, Offset::MAX)).next_back()?;
+        Some((*id, *through))
+    }
+
+    /// The first partition is done with.
+    fn pass(&mut self, id: PartitionId) {
+        while let Some(first) = self.found.first_entry().filter(|first| first.key().0 == id) {
+            first.remove();
         }
-        partitions
     }
 
     /// What was begun is removed, unless something names it.
     pub(super) fn give_up<I: Io>(&self, store: &Store<I>) {
         self.begun.iter().for_each(|number| store.pack_done(*number));
+    }
+}
+
+impl Bodies {
+    fn add(&mut self, body: &[u8]) -> Place {
+        let has_room = |chunk: &&mut Vec<u8>| chunk.capacity() - chunk.len() >= body.len();
+        if self.chunks.last_mut().filter(has_room).is_none() {
+            self.chunks.push(Vec::with_capacity(CHUNK_BYTES.max(body.len())));
+        }
+        self.bytes += body.len();
+        let index = self.chunks.len() - 1;
+        let at = self.chunks.last().map_or(0, Vec::len);
+        self.chunks.last_mut().into_iter().for_each(|chunk| chunk.extend_from_slice(body));
+        (index, at)
+    }
+
+    fn get(&self, (index, at): Place, length: usize) -> Option<&[u8]> {
+        self.chunks.get(index)?.get(at..at + length)
     }
 }
 
@@ -105,27 +135,38 @@ impl<I: Io> Owner<I> {
         small: &mut Small,
         writer: &mut PackWriter<'_, I>,
     ) -> io::Result<()> {
-        for (id, through) in small.partitions() {
-            let Some(log) = self.log(id) else { continue };
-            let end = small.ends.get(&id).copied().unwrap_or(0);
-            let extents = log.borrow().extents_between(end, through);
-            let (Some(first), Some(last)) = (extents.first(), extents.last()) else { continue };
-            self.settled(&log, last.next).await?;
-            self.set_pace();
-            small.ends.insert(id, last.next);
-            writer.begin(id, first.base);
-            for extent in &extents {
-                match small.body(id, extent) {
-                    Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
-                    None => {
-                        let body = self.read_to_move(id, extent).await?;
-                        writer.put(&body, extent.next, extent.max_timestamp).await?;
-                    }
+        while let Some((id, through)) = small.first() {
+            self.write_share(small, (id, through), writer).await?;
+            small.pass(id);
+        }
+        small.bodies = Bodies::default();
+        Ok(())
+    }
+
+    /// Writes what a partition has up to the entry that begins at `through`.
+    async fn write_share(
+        &self,
+        small: &mut Small,
+        (id, through): (PartitionId, Offset),
+        writer: &mut PackWriter<'_, I>,
+    ) -> io::Result<()> {
+        let Some(log) = self.log(id) else { return Ok(()) };
+        let end = small.ends.get(&id).copied().unwrap_or(0);
+        let extents = log.borrow().extents_between(end, through);
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(()) };
+        self.settled(&log, last.next).await?;
+        self.set_pace();
+        small.ends.insert(id, last.next);
+        writer.begin(id, first.base);
+        for extent in &extents {
+            match small.body(id, extent) {
+                Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
+                None => {
+                    let body = self.read_to_move(id, extent).await?;
+                    writer.put(&body, extent.next, extent.max_timestamp).await?;
                 }
             }
         }
-        small.found.clear();
-        small.bodies.clear();
         Ok(())
     }
 

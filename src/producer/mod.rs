@@ -10,6 +10,8 @@
 //!   P2  A new batch continues the newest one's sequence; after the largest `i32` comes 0.
 //!   P3  An epoch never goes back; a new one begins at sequence 0.
 //!   P4  At most `PRODUCERS_MAX` producers are remembered; the one silent for longest goes first.
+//!   P5  A producer of which nothing is known begins with the first of its batches that was not
+//!       refused for want of room: those in flight behind such a one do not overtake it.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,8 @@ use crate::base::ids::Offset;
 const WINDOW: usize = 5;
 /// Producers remembered per partition.
 const PRODUCERS_MAX: usize = 100_000;
+/// Unknown producers whose refused beginning is remembered.
+const AWAITED_MAX: usize = 1000;
 
 /// What a batch claims to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,10 @@ pub struct Remembered {
 #[derive(Clone, Debug, Default)]
 pub struct Producers {
     known: BTreeMap<i64, Producer>,
+    /// Unknown producers whose first batch found no room: its epoch and sequence. Hardly ever
+    /// there, so it takes no more than a pointer.
+    #[expect(clippy::box_collection, reason = "there may be a million partitions")]
+    awaited: Option<Box<BTreeMap<i64, (i16, i32)>>>,
 }
 
 impl Producers {
@@ -84,7 +92,11 @@ impl Producers {
         let Some(producer) = self.known.get(&claim.producer_id) else {
             // Nothing is known of it, perhaps because it was forgotten: whatever it sends first is
             // its beginning.
-            return Verdict::Append;
+            let awaited = self.awaited.as_ref().and_then(|all| all.get(&claim.producer_id));
+            let is_it = |(epoch, first): &(i16, i32)| {
+                claim.epoch != *epoch || claim.first_sequence == *first
+            };
+            return if awaited.is_none_or(is_it) { Verdict::Append } else { Verdict::OutOfOrder };
         };
         if claim.epoch < producer.epoch {
             return Verdict::Fenced;
@@ -95,8 +107,24 @@ impl Producers {
         producer.judge(claim)
     }
 
+    /// Remembers a batch that would have been appended, had there been room.
+    pub fn refuse(&mut self, claim: &Claim) {
+        if self.known.contains_key(&claim.producer_id) || self.judge(claim) != Verdict::Append {
+            return;
+        }
+        let awaited = self.awaited.get_or_insert_default();
+        awaited.insert(claim.producer_id, (claim.epoch, claim.first_sequence));
+        if awaited.len() > AWAITED_MAX {
+            awaited.pop_first();
+        }
+    }
+
     /// Takes a batch that is in the log; also at recovery.
     pub fn record(&mut self, claim: &Claim, base_offset: Offset, heard: i64) {
+        self.awaited.take_if(|all| {
+            all.remove(&claim.producer_id);
+            all.is_empty()
+        });
         let batch = Batch {
             first_sequence: claim.first_sequence,
             last_sequence: claim.last_sequence,
@@ -254,6 +282,21 @@ mod tests {
         assert_eq!(producers.judge(&claim(4, 0, 1)), Verdict::Append);
         producers.record(&claim(4, 0, 1), 5, 0);
         assert_eq!(producers.judge(&claim(3, 5, 1)), Verdict::Fenced);
+    }
+
+    /// Seed 70468: two new producers' batches in flight, the first refused for want of space.
+    #[test]
+    fn what_is_in_flight_behind_a_refused_beginning_does_not_overtake_it() {
+        let mut producers = Producers::default();
+        producers.refuse(&claim(0, 0, 4));
+        producers.refuse(&claim(0, 4, 4));
+        assert_eq!(producers.judge(&claim(0, 4, 4)), Verdict::OutOfOrder);
+        assert_eq!(producers.judge(&claim(1, 0, 4)), Verdict::Append, "a new epoch");
+        assert_eq!(producers.judge(&claim(0, 0, 4)), Verdict::Append);
+        producers.record(&claim(0, 0, 4), 0, 0);
+        assert_eq!(producers.judge(&claim(0, 4, 4)), Verdict::Append);
+        producers.refuse(&claim(0, 4, 4));
+        assert!(producers.awaited.is_none(), "what is known needs no such memory");
     }
 
     #[test]
