@@ -20,16 +20,17 @@ use crate::client::failure::Failure;
 use crate::journal::mend::{Patch, Survey};
 use crate::journal::{Entry, NO_PARTITION};
 use crate::metadata::Image;
-use crate::node::Directory;
+use crate::node::DataDirectories;
 use crate::partition::{Account, Lost, recovered_name};
 use crate::segment::{self, Damage, Home, Seen, Segment, SegmentId};
 use crate::wire::records;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The data directory of a node that is stopped.
-    #[arg(long, value_name = "DIR", default_value = "./corelog-data")]
-    data_dir: PathBuf,
+    /// The data directory of a node that is stopped; the first of several is enough, if the others
+    /// are where they were.
+    #[arg(long, value_name = "DIR", value_delimiter = ',', default_value = "./corelog-data")]
+    data_dir: Vec<PathBuf>,
     /// Say what is damaged, what is lost and what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -81,11 +82,11 @@ impl Findings {
 impl Arguments {
     pub fn run(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
-        let directory = Directory::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
+        let taken = DataDirectories::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         let mut findings = Findings::default();
-        let mut cores = survey(&directory, now, &mut findings);
+        let mut cores = survey(&taken, now, &mut findings);
         let image = cores.first().map(|core| core.account.image().clone()).unwrap_or_default();
         let nameless = nameless(&cores, &image);
         let names = Names { image: &image, nameless: &nameless };
@@ -103,19 +104,19 @@ impl Arguments {
         for line in &findings.lines {
             writeln!(out, "{line}")?;
         }
-        self.finish(out, &directory, &findings, (&cores, &plans), now)
+        self.finish(out, &taken, &findings, (&cores, &plans), now)
     }
 
     fn finish(
         &self,
         out: &mut dyn Write,
-        directory: &Directory,
+        taken: &DataDirectories,
         findings: &Findings,
         (cores, plans): (&[Core], &[Vec<Patch>]),
         now: i64,
     ) -> Result<(), Failure> {
         let count = findings.damaged;
-        let place = directory.path().display();
+        let place = taken.layout().first().display();
         if count == 0 {
             writeln!(out, "nothing in {place} is damaged")?;
             return Ok(());
@@ -135,8 +136,9 @@ impl Arguments {
                  what is lost, as told, and keeps everything else"
             )));
         }
-        let kept = directory.path().join(format!("damaged-{now}"));
-        let mended = mend(&kept, directory.path(), cores, plans);
+        let directories = taken.layout().places.iter().map(|place| place.path.clone());
+        let keep = Keep { name: format!("damaged-{now}"), directories: directories.collect() };
+        let mended = mend(&keep, cores, plans);
         mended.map_err(|error| {
             Failure::Failed(format!(
                 "the repair of {place} is not complete: {error}; mend that and run it again"
@@ -146,18 +148,18 @@ impl Arguments {
             out,
             "mended {count} places; what was changed is kept in {}: remove it once it is not \
              needed",
-            kept.display()
+            keep.folders().join(" and ")
         )?;
         Ok(())
     }
 }
 
 /// Looks at every core's journal.
-fn survey(directory: &Directory, now: i64, findings: &mut Findings) -> Vec<Core> {
+fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Core> {
     let mut cores = Vec::new();
-    let layout = directory.layout();
+    let layout = taken.layout();
     for index in 0..layout.shards {
-        let folder = layout.core(directory.path(), index);
+        let folder = layout.core(index);
         let survey = match Survey::of(&folder) {
             Ok(Some(survey)) => survey,
             Ok(None) => {
@@ -451,11 +453,18 @@ fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
 }
 
-/// Keeps what will be changed, and changes it: the segments before the journals that name them.
-fn mend(kept: &Path, data: &Path, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
-    let keep = |path: &Path| -> io::Result<()> {
-        let inside = path.strip_prefix(data).unwrap_or(path);
-        let to = kept.join(inside);
+/// Where what is changed is kept: in a folder of this name, in its own data directory.
+struct Keep {
+    name: String,
+    directories: Vec<PathBuf>,
+}
+
+impl Keep {
+    fn keep(&self, path: &Path) -> io::Result<()> {
+        let inside =
+            |data: &PathBuf| Some(data.join(&self.name).join(path.strip_prefix(data).ok()?));
+        let to = self.directories.iter().find_map(inside);
+        let to = to.ok_or_else(|| io::Error::other("it is in no data directory"))?;
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -464,14 +473,27 @@ fn mend(kept: &Path, data: &Path, cores: &[Core], plans: &[Vec<Patch>]) -> io::R
             fs::File::open(&to)?.sync_all()?;
         }
         Ok(())
-    };
+    }
+
+    /// The folders that something is in.
+    fn folders(&self) -> Vec<String> {
+        let folders = self.directories.iter().map(|data| data.join(&self.name));
+        folders
+            .filter(|folder| folder.exists())
+            .map(|folder| folder.display().to_string())
+            .collect()
+    }
+}
+
+/// Keeps what will be changed, and changes it: the segments before the journals that name them.
+fn mend(keep: &Keep, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
     for patch in plans.iter().flatten() {
-        keep(&patch.file)?;
+        keep.keep(&patch.file)?;
     }
     for core in cores {
         let folder = core.segments_folder();
         for mending in &core.segments {
-            keep(&segment::file_path(&folder, mending.id))?;
+            keep.keep(&segment::file_path(&folder, mending.id))?;
             rewrite(&folder, mending)?;
         }
     }
