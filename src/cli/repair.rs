@@ -19,9 +19,9 @@ use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
 use crate::client::failure::Failure;
 use crate::journal::mend::{Patch, Survey};
 use crate::journal::{Entry, NO_PARTITION};
-use crate::metadata::Image;
+use crate::metadata::{Image, owner};
 use crate::node::DataDirectories;
-use crate::partition::{Account, Lost, recovered_name};
+use crate::partition::{Account, Lost, directory_of, recovered_name};
 use crate::segment::{self, Damage, Home, Seen, Segment, SegmentId};
 use crate::wire::records;
 
@@ -31,6 +31,10 @@ pub struct Arguments {
     /// are where they were.
     #[arg(long, value_name = "DIR", value_delimiter = ',', default_value = "./corelog-data")]
     data_dir: Vec<PathBuf>,
+    /// Give up a data directory whose disk is lost for good: this empty one, named with --data-dir
+    /// like the others, takes its place, and the partitions that were there begin anew.
+    #[arg(long, value_name = "DIR")]
+    replace_lost: Option<PathBuf>,
     /// Say what is damaged, what is lost and what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -82,6 +86,9 @@ impl Findings {
 impl Arguments {
     pub fn run(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+        if let Some(empty) = &self.replace_lost {
+            return self.replace(out, empty);
+        }
         let taken = DataDirectories::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
@@ -105,6 +112,44 @@ impl Arguments {
             writeln!(out, "{line}")?;
         }
         self.finish(out, &taken, &findings, (&cores, &plans), now)
+    }
+
+    /// Gives up a directory that is lost.
+    fn replace(&self, out: &mut dyn Write, empty: &Path) -> Result<(), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+        let (taken, lost) =
+            DataDirectories::replace_lost(&self.data_dir, empty).map_err(|e| failed(&e))?;
+        let layout = taken.layout();
+        let survey = Survey::of(&layout.core(0)).map_err(|e| failed(&e))?;
+        let mut account = Account::new(0);
+        if let Some(survey) = survey {
+            survey.replay(&mut |found| account.take(&found)).map_err(|e| failed(&e))?;
+        }
+        let (shards, directories) = (layout.shards, layout.places.len());
+        let is_lost = |topic: TopicNumber, index: u32| {
+            let core = owner(PartitionId { topic, index }, shards);
+            directory_of(core, directories) == lost
+        };
+        for topic in account.image().topics() {
+            let indexes = (0..topic.partitions).filter(|index| is_lost(topic.number, *index));
+            let words: Vec<String> = indexes.map(|index| index.to_string()).collect();
+            if !words.is_empty() {
+                writeln!(
+                    out,
+                    "lost: topic {}, all of partitions {}",
+                    topic.name,
+                    words.join(", ")
+                )?;
+            }
+        }
+        let place = empty.display();
+        if self.dry_run {
+            writeln!(out, "nothing was changed; they would begin anew, at offset 0, in {place}")?;
+            return Ok(());
+        }
+        taken.begin_anew(lost).map_err(|e| failed(&e))?;
+        writeln!(out, "they begin anew, at offset 0, in {place}")?;
+        Ok(())
     }
 
     fn finish(

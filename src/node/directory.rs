@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::BootFailed;
-use super::layout::{CORE_FOLDER, Layout, NEW_NODE_FILE, NODE_FILE, Place};
+use super::layout::{Layout, NEW_NODE_FILE, NODE_FILE, Place, generation_of};
 
 /// The format of the file below that this program makes and reads.
 const FORMAT: u32 = 1;
@@ -43,6 +43,8 @@ pub struct DataDirectories {
     wanted: Option<Vec<Place>>,
     /// Directories that the node has left.
     left: Vec<PathBuf>,
+    /// The node's id, if it has several.
+    node: String,
     /// Released with the process.
     _locks: Vec<File>,
 }
@@ -59,7 +61,14 @@ struct Found {
     lock: File,
     mark: Option<Mark>,
     layout: Option<Layout>,
-    has_cores: bool,
+    /// The oldest generation of which it holds a core's folder.
+    oldest: Option<u32>,
+}
+
+impl Found {
+    fn has_cores(&self) -> bool {
+        self.oldest.is_some()
+    }
 }
 
 impl DataDirectories {
@@ -99,6 +108,54 @@ impl DataDirectories {
                 place.path.display()
             ))),
         }
+    }
+
+    /// Has `empty`, which is one of `paths`, take the place of a directory that is lost for good;
+    /// returns its number. Nothing is written yet.
+    pub fn replace_lost(
+        paths: &[PathBuf],
+        empty: &Path,
+    ) -> Result<(DataDirectories, usize), BootFailed> {
+        let mut taking = Taking::of(look_at_all(paths)?)?;
+        taking.find_elsewhere();
+        let place = empty.display();
+        let missing = taking.missing_numbers();
+        let is_meant = |number: &&usize| {
+            let last = taking.layout.places.get(**number).map(|place| &*place.path);
+            missing.len() == 1 || last == empty.canonicalize().ok().as_deref()
+        };
+        let Some(lost) = missing.iter().find(is_meant).copied() else {
+            return Err(BootFailed(format!(
+                "no data directory of this node is lost whose place {place} could take"
+            )));
+        };
+        let path = empty
+            .canonicalize()
+            .map_err(|error| refused_by_system("read the data directory", empty, &error))?;
+        // A mark may be that of a replacement that was cut short.
+        let is_empty = |found: &Found| {
+            let is_ours = found.mark.as_ref().is_none_or(|mark| {
+                let is_it = |place: &Place| place.id == mark.directory;
+                mark.node == taking.node && !taking.layout.places.iter().any(is_it)
+            });
+            is_ours && !found.has_cores()
+        };
+        let named = taking.named.iter().find(|one| one.path == path);
+        if !named.is_some_and(|one| one.found.as_ref().is_ok_and(is_empty)) {
+            return Err(BootFailed(format!(
+                "{place} is not an empty directory, or not named with --data-dir"
+            )));
+        }
+        taking.layout.places[lost].path = path;
+        taking.layout.places[lost].id.clear();
+        Ok((taking.taken(Vec::new(), None), lost))
+    }
+
+    /// Makes `replace_lost` last: the cores of that directory begin anew.
+    pub fn begin_anew(mut self, lost: usize) -> Result<(), BootFailed> {
+        let place = &mut self.layout.places[lost];
+        place.id = mark_new(&place.path, &self.node)?;
+        write_node(&self.layout)
     }
 
     pub fn layout(&self) -> &Layout {
@@ -205,7 +262,7 @@ impl Taking {
                         self.layout.first().display()
                     )));
                 }
-                None if found.has_cores => {
+                None if found.has_cores() => {
                     return Err(BootFailed(format!(
                         "{path} holds journals but no {MARK_FILE}: restore that file"
                     )));
@@ -213,7 +270,17 @@ impl Taking {
                 Some(mark) => {
                     let place = self.layout.places.iter_mut().zip(&mut self.known);
                     let place = place.into_iter().find(|(place, _)| place.id == mark.directory);
-                    let Some((place, known)) = place else { continue };
+                    let Some((place, known)) = place else {
+                        // What is newer is left over from a move here that came to no end.
+                        if found.oldest.is_some_and(|oldest| oldest <= self.recorded.generation) {
+                            return Err(BootFailed(format!(
+                                "{path} was a data directory of this node, which has given up or \
+                                 moved the partitions that are still in it: empty it, or leave it \
+                                 out"
+                            )));
+                        }
+                        continue;
+                    };
                     if known.replace(at).is_some() {
                         return Err(BootFailed(format!(
                             "{path} is a copy of another directory of this node: name only one of \
@@ -226,6 +293,11 @@ impl Taking {
             }
         }
         Ok(())
+    }
+
+    fn missing_numbers(&self) -> Vec<usize> {
+        let known = self.known.iter().enumerate();
+        known.filter(|(_, known)| known.is_none()).map(|(number, _)| number).collect()
     }
 
     fn missing(&self) -> Vec<Place> {
@@ -283,12 +355,10 @@ impl Taking {
     /// Named directories that are not usable, or empty where one of the node's was: by place of the
     /// layout, which it is and why it is not used.
     fn stand_ins(&self) -> Vec<(usize, usize, String)> {
-        let missing: Vec<usize> =
-            (0..self.known.len()).filter(|at| self.known[*at].is_none()).collect();
         let mut left: Vec<usize> = (0..self.named.len()).collect();
         left.retain(|at| !self.known.contains(&Some(*at)));
         let mut pairs = Vec::new();
-        for place in missing {
+        for place in self.missing_numbers() {
             let path = &self.layout.places[place].path;
             let same = left.iter().position(|at| self.named[*at].path == *path);
             // A directory that cannot be looked into may be this one, mounted elsewhere.
@@ -296,7 +366,11 @@ impl Taking {
             let Some(at) = same.or_else(unread).map(|at| left.remove(at)) else { continue };
             let why = match &self.named[at].found {
                 Err(why) => why.0.clone(),
-                Ok(_) => "it is empty, and its partitions are not there: mount its disk".into(),
+                Ok(_) => format!(
+                    "it is empty, and its partitions are not there: mount its disk, or give them \
+                     up with `corelog repair --replace-lost {}`",
+                    path.display()
+                ),
             };
             pairs.push((place, at, why));
         }
@@ -366,7 +440,8 @@ impl Taking {
         let broken = if broken.is_empty() { vec![None; count] } else { broken };
         let found = self.named.into_iter().filter_map(|one| one.found.ok());
         let locks = found.map(|found| found.lock).collect();
-        DataDirectories { layout: self.layout, broken, wanted, left: Vec::new(), _locks: locks }
+        let (layout, node, left) = (self.layout, self.node, Vec::new());
+        DataDirectories { layout, broken, wanted, left, node, _locks: locks }
     }
 }
 
@@ -402,7 +477,7 @@ fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories, BootFaile
         });
     }
     let found = || named.iter().filter_map(|one| Some((&one.path, one.found.as_ref().ok()?)));
-    if let Some((path, _)) = found().find(|(_, found)| found.has_cores && found.mark.is_none()) {
+    if let Some((path, _)) = found().find(|(_, found)| found.has_cores() && found.mark.is_none()) {
         let path = path.display();
         return Err(BootFailed(format!(
             "{path} holds journals but no {NODE_FILE}: restore that file"
@@ -411,7 +486,7 @@ fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories, BootFaile
     // A first start may have been cut short before anything was stored.
     let node = found().next().and_then(|(_, found)| found.mark.as_ref()).map(|mark| &mark.node);
     let is_part = |found: &Found| {
-        found.has_cores || found.mark.as_ref().is_some_and(|mark| Some(&mark.node) != node)
+        found.has_cores() || found.mark.as_ref().is_some_and(|mark| Some(&mark.node) != node)
     };
     if let Some((path, _)) = found().find(|(_, found)| is_part(found)) {
         let path = path.display();
@@ -434,7 +509,8 @@ fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories, BootFaile
     let layout = Layout::new(shards, places);
     write_node(&layout)?;
     let locks = named.into_iter().filter_map(|one| Some(one.found.ok()?.lock)).collect();
-    Ok(DataDirectories { layout, broken, wanted: None, left: Vec::new(), _locks: locks })
+    let left = Vec::new();
+    Ok(DataDirectories { layout, broken, wanted: None, left, node, _locks: locks })
 }
 
 /// Looks into every directory. One that is in use or named twice ends it, others may be unusable.
@@ -496,9 +572,9 @@ fn look_at(path: &Path) -> Result<Found, Unusable> {
     };
     let entries = fs::read_dir(path)
         .map_err(|error| Unusable::by_system("read the data directory", path, &error))?;
-    let mut names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let has_cores = names.any(|name| name.starts_with(CORE_FOLDER));
-    Ok(Found { lock, mark, layout, has_cores })
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let oldest = names.filter_map(|name| generation_of(&name)).min();
+    Ok(Found { lock, mark, layout, oldest })
 }
 
 fn read_text(file: &Path) -> Result<Option<String>, Unusable> {
@@ -704,6 +780,29 @@ mod tests {
         assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
         ground.rename("a", "away");
         ground.refused(&["a", "b"], "is not among those named");
+    }
+
+    #[test]
+    fn an_empty_one_takes_the_place_of_one_that_is_lost_if_it_is_told_to() {
+        let ground = Ground::new();
+        assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
+        let replace = |names: &[&str], empty: &str| {
+            let empty = ground.0.path().join(empty);
+            DataDirectories::replace_lost(&ground.paths(names), &empty)
+        };
+        assert!(replace(&["a", "b"], "b").is_err(), "nothing is lost");
+        fs::rename(ground.0.path().join("b"), ground.0.path().join("lost")).expect("renamed");
+        assert!(replace(&["a", "lost"], "lost").is_err(), "it is there");
+        fs::create_dir_all(ground.0.path().join("c/core-7")).expect("made");
+        assert!(replace(&["a", "c"], "c").is_err(), "it is not empty");
+        drop(replace(&["a", "b"], "b").expect("a trial"));
+        assert_eq!(ground.used(&["a", "b"]), ["a", "(b)"], "which changes nothing");
+        let (taken, number) = replace(&["a", "b"], "b").expect("it is lost");
+        assert_eq!(number, 1);
+        taken.begin_anew(number).expect("written");
+        assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
+        fs::create_dir(ground.0.path().join("lost/core-1")).expect("made");
+        ground.refused(&["a", "lost"], "was a data directory of this node");
     }
 
     #[test]

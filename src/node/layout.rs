@@ -29,7 +29,7 @@ pub const NODE_FILE: &str = "node.toml";
 /// What becomes it.
 pub const NEW_NODE_FILE: &str = "node.toml.new";
 /// What the names of cores' folders begin with.
-pub const CORE_FOLDER: &str = "core-";
+const CORE_FOLDER: &str = "core-";
 
 /// A data directory of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,12 +108,8 @@ impl Layout {
 
     /// Whether a name in `directory` is that of a core's folder which does not count.
     pub fn is_stale(&self, directory: &Path, name: &str) -> bool {
-        let Some(rest) = name.strip_prefix(CORE_FOLDER) else { return false };
-        let (core, generation) = rest.split_once('.').unwrap_or((rest, "0"));
-        match (core.parse::<u16>(), generation.parse::<u32>()) {
-            (Ok(core), Ok(_)) => core >= self.shards || self.core(core) != directory.join(name),
-            _ => false,
-        }
+        let is_named = |core| core < self.shards && self.core(core) == directory.join(name);
+        parsed(name).is_some_and(|(core, _)| !is_named(core))
     }
 
     /// The layout that the text of a `node.toml` tells.
@@ -153,6 +149,18 @@ impl Layout {
         let node = Node { format, shards, generation, directories };
         toml::to_string(&node).map_err(io::Error::other)
     }
+}
+
+/// The generation of a core's folder, if the name is one of those.
+pub fn generation_of(name: &str) -> Option<u32> {
+    parsed(name).map(|(_, generation)| generation)
+}
+
+/// The core and the generation that a folder's name tells.
+fn parsed(name: &str) -> Option<(u16, u32)> {
+    let rest = name.strip_prefix(CORE_FOLDER)?;
+    let (core, generation) = rest.split_once('.').unwrap_or((rest, "0"));
+    Some((core.parse().ok()?, generation.parse().ok()?))
 }
 
 #[cfg(test)]

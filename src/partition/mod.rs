@@ -160,7 +160,9 @@ impl<I: Io> Owner<I> {
             opening: Mutex::new(()),
             topic_configs: RefCell::default(),
         });
-        io.spawn("directory", offline::run(owner.clone()));
+        if owner.shared.directories().count() > 1 {
+            io.spawn("directory", offline::run(owner.clone()));
+        }
         owner.look_at_space();
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("reserve", reserve::run(owner.clone()));

@@ -373,6 +373,48 @@ fn directories_are_known_by_what_is_in_them() {
     broker.kill();
 }
 
+#[test]
+fn a_directory_that_is_lost_for_good_is_given_up_when_told_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directories = folders(folder.path(), &["a", "b"]);
+    let mut broker = Broker::start_across(&directories, &TWO_SHARDS);
+    let topic = fresh("spread");
+    create_topic(&broker.bootstrap(), &topic, PARTITIONS);
+    let mut peer = Peer::connect(broker.address());
+    (0..5).for_each(|_| assert_eq!(write_all(&mut peer, &topic), BTreeSet::new()));
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+    fs::remove_dir_all(&directories[1]).expect("removed");
+    broker.launch();
+    broker.await_log("or give them up with `corelog repair --replace-lost");
+    let lost = write_all(&mut Peer::connect(broker.address()), &topic);
+    assert_eq!(lost.len(), usize::try_from(PARTITIONS / 2).expect("few"));
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+
+    let [a, b] = &directories[..] else { panic!("two") };
+    let [a, b] = [a, b].map(|path| path.to_str().expect("text"));
+    let repair = ["repair", "--data-dir", a, "--data-dir", b, "--replace-lost", b];
+    let (code, said) = corelog(&[&repair[..], &["--dry-run"]].concat());
+    let numbers: Vec<String> = lost.iter().map(i32::to_string).collect();
+    let words = format!("lost: topic {topic}, all of partitions {}\n", numbers.join(", "));
+    assert!(code == Some(0) && said.contains(&words) && said.contains("nothing was"), "{said}");
+    let (code, said) = corelog(&repair);
+    assert!(code == Some(0) && said.contains(&words), "{said}");
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(write_all(&mut peer, &topic), BTreeSet::new());
+    let parts: Vec<_> = (0..PARTITIONS).map(|index| (index, 0, 1 << 20)).collect();
+    let ask = Ask { topic: &topic, parts: &parts, wait_ms: 0, bytes_min: 0, bytes_max: 50 << 20 };
+    for part in fetched(&peer.ask(&ask.encode())) {
+        let end = if lost.contains(&part.partition) { 1 } else { 7 };
+        assert_eq!((part.error, part.high_watermark), (0, end), "{part:?}");
+    }
+    let (code, _) = corelog(&repair);
+    assert_eq!(code, Some(1), "nothing is lost any more, and the node runs");
+    broker.kill();
+}
+
 /// Directories come and go, on one file system and across two, and all partitions with them.
 #[test]
 fn partitions_move_to_other_directories() {
