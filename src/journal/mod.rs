@@ -303,7 +303,7 @@ impl<I: Io> Journal<I> {
         Ok(journal)
     }
 
-    /// A journal that takes and holds nothing, since what is in `settings.directory` cannot be used.
+    /// A journal that takes and holds nothing, where `settings.directory` cannot be used.
     pub fn unusable(io: I, arena: Arena, settings: Settings, why: &str) -> Journal<I> {
         let inner = Inner::new(io, arena, settings.clone(), recover::Recovered::none(&settings));
         {

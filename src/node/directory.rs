@@ -32,6 +32,9 @@ struct Mark {
     format: u32,
     node: String,
     directory: String,
+    /// Whether it is the node's first one.
+    #[serde(default)]
+    is_first: bool,
 }
 
 /// The data directories that this process owns.
@@ -154,7 +157,7 @@ impl DataDirectories {
     /// Makes `replace_lost` last: the cores of that directory begin anew.
     pub fn begin_anew(mut self, lost: usize) -> Result<(), BootFailed> {
         let place = &mut self.layout.places[lost];
-        place.id = mark_new(&place.path, &self.node)?;
+        place.id = mark_new(&place.path, &self.node, false)?;
         write_node(&self.layout)
     }
 
@@ -417,7 +420,7 @@ impl Taking {
             if node.is_empty() {
                 // A node of one directory needs no mark.
                 node = new_id()?;
-                let id = mark_new(&wanted[0].path, &node)?;
+                let id = mark_new(&wanted[0].path, &node, true)?;
                 self.layout.places[0].id.clone_from(&id);
                 wanted[0].id = id;
             }
@@ -426,7 +429,7 @@ impl Taking {
             // One that has a mark was on its way to the node when that ended.
             let id = match &found.mark {
                 Some(mark) => mark.directory.clone(),
-                None => mark_new(path, &node)?,
+                None => mark_new(path, &node, false)?,
             };
             wanted.push(Place { id, path: path.clone() });
         }
@@ -484,7 +487,8 @@ fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories, BootFaile
         )));
     }
     // A first start may have been cut short before anything was stored.
-    let node = found().next().and_then(|(_, found)| found.mark.as_ref()).map(|mark| &mark.node);
+    let first = found().next().and_then(|(_, found)| found.mark.as_ref());
+    let node = first.filter(|mark| mark.is_first).map(|mark| &mark.node);
     let is_part = |found: &Found| {
         found.has_cores() || found.mark.as_ref().is_some_and(|mark| Some(&mark.node) != node)
     };
@@ -500,7 +504,7 @@ fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories, BootFaile
     for (path, found) in found() {
         let id = match &found.mark {
             Some(mark) => mark.directory.clone(),
-            None if is_several => mark_new(path, &node)?,
+            None if is_several => mark_new(path, &node, places.is_empty())?,
             None => String::new(),
         };
         places.push(Place { id, path: path.clone() });
@@ -660,9 +664,9 @@ fn write_node(layout: &Layout) -> Result<(), BootFailed> {
 }
 
 /// Marks a directory as one of `node`; returns the id that it is given.
-fn mark_new(directory: &Path, node: &str) -> Result<String, BootFailed> {
+fn mark_new(directory: &Path, node: &str, is_first: bool) -> Result<String, BootFailed> {
     let failed = |error| refused_by_system("write to the data directory", directory, &error);
-    let mark = Mark { format: FORMAT, node: node.to_string(), directory: new_id()? };
+    let mark = Mark { format: FORMAT, node: node.to_string(), directory: new_id()?, is_first };
     let text = toml::to_string(&mark).map_err(io::Error::other).map_err(failed)?;
     write_whole(directory, [NEW_MARK_FILE, MARK_FILE], &text).map_err(failed)?;
     Ok(mark.directory)

@@ -160,6 +160,7 @@ fn assert_half_is_served(broker: &Broker, topic: &str) -> BTreeSet<i32> {
     assert!(read.iter().all(|part| part.error == KAFKA_STORAGE_ERROR && part.bytes == 0));
     let [first, second] = &log_dirs(&mut peer)[..] else { panic!("two directories") };
     assert_eq!((first.error, second.error), (0, KAFKA_STORAGE_ERROR));
+    assert!(first.path.ends_with("/data") && first.path.starts_with('/'), "{first:?}");
     let of_topic = |found: &LogDir| {
         let own = found.partitions.iter().filter(|(name, _)| name == topic);
         own.map(|(_, index)| *index).collect::<BTreeSet<i32>>()

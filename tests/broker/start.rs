@@ -250,7 +250,7 @@ fn a_data_directory_of_a_newer_corelog_is_left_alone() {
         fs::write(path, bytes).expect("writable");
     };
     let at = "format = 1".len() - 1;
-    let words = "has format 3";
+    let words = "has format 4";
     for (path, at, from) in [(&node, at, b'1'), (&journal, 4, 1)] {
         let good = fs::read(path).expect("readable");
         newer(path, at, from);

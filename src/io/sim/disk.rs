@@ -6,7 +6,7 @@
 //! Invariants
 //!   K1  An operation takes effect at most once: at its completion or at a crash.
 //!   K2  The files' lengths together never grow beyond the space.
-//!   K3  On a dead file system every operation fails; what a write under way leaves is up to chance.
+//!   K3  On a dead file system every operation fails; what a write leaves there is up to chance.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
