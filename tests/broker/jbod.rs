@@ -178,6 +178,14 @@ fn assert_half_is_served(broker: &Broker, topic: &str) -> BTreeSet<i32> {
         }
     }
     assert!(codes.contains(&0) && codes.contains(&COORDINATOR_NOT_AVAILABLE), "{codes:?}");
+    // Our own client needs no leader but that of what it asks for.
+    let bootstrap = broker.bootstrap();
+    let (code, said) = corelog(&["topic", "describe", topic, "--bootstrap", &bootstrap]);
+    assert_eq!((code, said.matches(" none ").count()), (Some(0), offline.len()), "{said}");
+    let one = online[0].to_string();
+    let read = ["consume", "-t", topic, "-p", &one, "-o", "beginning", "-e"];
+    let (code, said) = corelog(&[&read[..], &["--bootstrap", &bootstrap]].concat());
+    assert!(code == Some(0) && said.lines().count() >= 5, "{said}");
     // A new topic goes where it is served.
     for _ in 0..3 {
         create_topic(&broker.bootstrap(), &fresh("new"), 1);

@@ -246,7 +246,7 @@ fn a_data_directory_of_a_newer_corelog_is_left_alone() {
     let newer = |path: &Path, at: usize, from: u8| {
         let mut bytes = fs::read(path).expect("readable");
         assert_eq!(bytes[at], from);
-        bytes[at] = from + 2;
+        bytes[at] = from + 3;
         fs::write(path, bytes).expect("writable");
     };
     let at = "format = 1".len() - 1;
