@@ -90,7 +90,8 @@ impl Arguments {
         };
         let format = (!self.client.json).then_some(format);
         let mut cluster = Cluster::reach(&self.client.bootstrap)?;
-        let mut topic = cluster.topic(&self.topic, false)?;
+        let is_needed = |index| self.partition.is_none_or(|wanted| wanted == index);
+        let mut topic = cluster.topic_led(&self.topic, false, is_needed)?;
         if let Some(wanted) = self.partition {
             if !topic.partitions.iter().any(|partition| partition.index == wanted) {
                 return Err(no_partition(&topic, wanted));
@@ -182,7 +183,8 @@ impl Consumer {
 
     /// Learns the leaders again; while no broker answers, the old ones stand.
     fn find_leaders(&mut self) -> Result<(), Failure> {
-        match self.cluster.topic(&self.topic.name, false) {
+        let is_needed = |index| self.places.contains_key(&index);
+        match self.cluster.topic_led(&self.topic.name, false, is_needed) {
             Ok(topic) => self.topic = topic,
             Err(Failure::Lost(_)) => {}
             Err(failure) => return Err(failure),

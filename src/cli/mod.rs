@@ -120,6 +120,8 @@ mod tests {
         for line in [
             "serve --data-dir d --listen 127.0.0.1:0 --advertise h:1 --cores 0-3 --shards 4",
             "serve --config f --set num.partitions=3 --set node.id=2",
+            "serve --data-dir one --data-dir two,three",
+            "repair --data-dir one --data-dir two --replace-lost two --dry-run",
             "topic create orders --partitions 3 --config retention.ms=1 --if-not-exists",
             "topic list --bootstrap h:1 --json",
             "topic describe orders",

@@ -196,7 +196,8 @@ impl<'a> Producer<'a> {
         };
         let headers = arguments.header.iter().map(header).collect::<Result<Vec<_>, Failure>>()?;
         let mut cluster = Cluster::reach(&arguments.client.bootstrap)?;
-        let topic = cluster.topic(&arguments.topic, true)?;
+        let is_needed = |index| arguments.partition.is_none_or(|wanted| wanted == index);
+        let topic = cluster.topic_led(&arguments.topic, true, is_needed)?;
         if let Some(wanted) = arguments.partition
             && !topic.partitions.iter().any(|partition| partition.index == wanted)
         {
@@ -271,7 +272,8 @@ impl<'a> Producer<'a> {
         let mut first = true;
         persist(|| {
             if !std::mem::take(&mut first) {
-                self.topic = self.cluster.topic(&self.topic.name, false)?;
+                let is_needed = |index| batches.contains_key(&index);
+                self.topic = self.cluster.topic_led(&self.topic.name, false, is_needed)?;
             }
             self.attempt(&mut batches)
         })

@@ -19,17 +19,22 @@ use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
 use crate::client::failure::Failure;
 use crate::journal::mend::{Patch, Survey};
 use crate::journal::{Entry, NO_PARTITION};
-use crate::metadata::Image;
-use crate::node::Directory;
-use crate::partition::{Account, Lost, recovered_name};
+use crate::metadata::{Image, owner};
+use crate::node::DataDirectories;
+use crate::partition::{Account, Lost, directory_of, recovered_name};
 use crate::segment::{self, Damage, Home, Seen, Segment, SegmentId};
 use crate::wire::records;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The data directory of a node that is stopped.
-    #[arg(long, value_name = "DIR", default_value = "./corelog-data")]
-    data_dir: PathBuf,
+    /// The data directory of a node that is stopped; the first of several is enough, if the others
+    /// are where they were.
+    #[arg(long, value_name = "DIR", value_delimiter = ',', default_value = "./corelog-data")]
+    data_dir: Vec<PathBuf>,
+    /// Give up a data directory whose disk is lost for good: this empty one, named with --data-dir
+    /// like the others, takes its place, and the partitions that were there begin anew.
+    #[arg(long, value_name = "DIR")]
+    replace_lost: Option<PathBuf>,
     /// Say what is damaged, what is lost and what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -81,11 +86,14 @@ impl Findings {
 impl Arguments {
     pub fn run(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
-        let directory = Directory::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
+        if let Some(empty) = &self.replace_lost {
+            return self.replace(out, empty);
+        }
+        let taken = DataDirectories::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         let mut findings = Findings::default();
-        let mut cores = survey(&directory, now, &mut findings);
+        let mut cores = survey(&taken, now, &mut findings);
         let image = cores.first().map(|core| core.account.image().clone()).unwrap_or_default();
         let nameless = nameless(&cores, &image);
         let names = Names { image: &image, nameless: &nameless };
@@ -103,19 +111,57 @@ impl Arguments {
         for line in &findings.lines {
             writeln!(out, "{line}")?;
         }
-        self.finish(out, &directory, &findings, (&cores, &plans), now)
+        self.finish(out, &taken, &findings, (&cores, &plans), now)
+    }
+
+    /// Gives up a directory that is lost.
+    fn replace(&self, out: &mut dyn Write, empty: &Path) -> Result<(), Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
+        let (taken, lost) =
+            DataDirectories::replace_lost(&self.data_dir, empty).map_err(|e| failed(&e))?;
+        let layout = taken.layout();
+        let survey = Survey::of(&layout.core(0)).map_err(|e| failed(&e))?;
+        let mut account = Account::new(0);
+        if let Some(survey) = survey {
+            survey.replay(&mut |found| account.take(&found)).map_err(|e| failed(&e))?;
+        }
+        let (shards, directories) = (layout.shards, layout.places.len());
+        let is_lost = |topic: TopicNumber, index: u32| {
+            let core = owner(PartitionId { topic, index }, shards);
+            directory_of(core, directories) == lost
+        };
+        for topic in account.image().topics() {
+            let indexes = (0..topic.partitions).filter(|index| is_lost(topic.number, *index));
+            let words: Vec<String> = indexes.map(|index| index.to_string()).collect();
+            if !words.is_empty() {
+                writeln!(
+                    out,
+                    "lost: topic {}, all of partitions {}",
+                    topic.name,
+                    words.join(", ")
+                )?;
+            }
+        }
+        let place = empty.display();
+        if self.dry_run {
+            writeln!(out, "nothing was changed; they would begin anew, at offset 0, in {place}")?;
+            return Ok(());
+        }
+        taken.begin_anew(lost).map_err(|e| failed(&e))?;
+        writeln!(out, "they begin anew, at offset 0, in {place}")?;
+        Ok(())
     }
 
     fn finish(
         &self,
         out: &mut dyn Write,
-        directory: &Directory,
+        taken: &DataDirectories,
         findings: &Findings,
         (cores, plans): (&[Core], &[Vec<Patch>]),
         now: i64,
     ) -> Result<(), Failure> {
         let count = findings.damaged;
-        let place = directory.path().display();
+        let place = taken.layout().first().display();
         if count == 0 {
             writeln!(out, "nothing in {place} is damaged")?;
             return Ok(());
@@ -135,8 +181,9 @@ impl Arguments {
                  what is lost, as told, and keeps everything else"
             )));
         }
-        let kept = directory.path().join(format!("damaged-{now}"));
-        let mended = mend(&kept, directory.path(), cores, plans);
+        let directories = taken.layout().places.iter().map(|place| place.path.clone());
+        let keep = Keep { name: format!("damaged-{now}"), directories: directories.collect() };
+        let mended = mend(&keep, cores, plans);
         mended.map_err(|error| {
             Failure::Failed(format!(
                 "the repair of {place} is not complete: {error}; mend that and run it again"
@@ -146,18 +193,18 @@ impl Arguments {
             out,
             "mended {count} places; what was changed is kept in {}: remove it once it is not \
              needed",
-            kept.display()
+            keep.folders().join(" and ")
         )?;
         Ok(())
     }
 }
 
 /// Looks at every core's journal.
-fn survey(directory: &Directory, now: i64, findings: &mut Findings) -> Vec<Core> {
+fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Core> {
     let mut cores = Vec::new();
-    let layout = directory.layout();
+    let layout = taken.layout();
     for index in 0..layout.shards {
-        let folder = layout.core(directory.path(), index);
+        let folder = layout.core(index);
         let survey = match Survey::of(&folder) {
             Ok(Some(survey)) => survey,
             Ok(None) => {
@@ -451,11 +498,18 @@ fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
 }
 
-/// Keeps what will be changed, and changes it: the segments before the journals that name them.
-fn mend(kept: &Path, data: &Path, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
-    let keep = |path: &Path| -> io::Result<()> {
-        let inside = path.strip_prefix(data).unwrap_or(path);
-        let to = kept.join(inside);
+/// Where what is changed is kept: in a folder of this name, in its own data directory.
+struct Keep {
+    name: String,
+    directories: Vec<PathBuf>,
+}
+
+impl Keep {
+    fn keep(&self, path: &Path) -> io::Result<()> {
+        let inside =
+            |data: &PathBuf| Some(data.join(&self.name).join(path.strip_prefix(data).ok()?));
+        let to = self.directories.iter().find_map(inside);
+        let to = to.ok_or_else(|| io::Error::other("it is in no data directory"))?;
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -464,14 +518,27 @@ fn mend(kept: &Path, data: &Path, cores: &[Core], plans: &[Vec<Patch>]) -> io::R
             fs::File::open(&to)?.sync_all()?;
         }
         Ok(())
-    };
+    }
+
+    /// The folders that something is in.
+    fn folders(&self) -> Vec<String> {
+        let folders = self.directories.iter().map(|data| data.join(&self.name));
+        folders
+            .filter(|folder| folder.exists())
+            .map(|folder| folder.display().to_string())
+            .collect()
+    }
+}
+
+/// Keeps what will be changed, and changes it: the segments before the journals that name them.
+fn mend(keep: &Keep, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
     for patch in plans.iter().flatten() {
-        keep(&patch.file)?;
+        keep.keep(&patch.file)?;
     }
     for core in cores {
         let folder = core.segments_folder();
         for mending in &core.segments {
-            keep(&segment::file_path(&folder, mending.id))?;
+            keep.keep(&segment::file_path(&folder, mending.id))?;
             rewrite(&folder, mending)?;
         }
     }

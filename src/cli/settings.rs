@@ -13,9 +13,9 @@ use crate::config::{BrokerConfig, Effect, Refused, Setting, Source, TOPIC};
 /// The flags that set something; each named one is a setting of the table by a shorter name.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The data directory [log.dirs].
+    /// The data directory; several, each given by itself, share the cores [log.dirs].
     #[arg(long, value_name = "DIRECTORY")]
-    data_dir: Option<String>,
+    data_dir: Vec<String>,
     /// Where to listen [listeners].
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
@@ -58,8 +58,9 @@ impl Arguments {
             config.read_file(&text, &place).map_err(refused)?;
         }
         config.read_environment(environment()).map_err(refused)?;
+        let data_dirs = (!self.data_dir.is_empty()).then(|| self.data_dir.join(","));
         let named = [
-            ("log.dirs", &self.data_dir),
+            ("log.dirs", &data_dirs),
             ("listeners", &self.listen),
             ("advertised.listeners", &self.advertise),
             ("cores", &self.cores),

@@ -185,7 +185,7 @@ impl Describe {
             self.names.clone()
         };
         for (index, name) in names.iter().enumerate() {
-            let topic = cluster.topic(name, false)?;
+            let topic = cluster.topic_led(name, false, |_| false)?;
             let earliest = cluster.offsets(&topic, EARLIEST)?;
             let latest = cluster.offsets(&topic, LATEST)?;
             let settings = own_settings(&mut cluster, name)?;
@@ -221,7 +221,7 @@ fn write_topic(
         let (start, end) = offsets(partition.index);
         table.row([
             partition.index.to_string(),
-            partition.leader.to_string(),
+            if partition.leader < 0 { "none".into() } else { partition.leader.to_string() },
             start.to_string(),
             end.to_string(),
             numbers(&partition.replicas),

@@ -1,7 +1,7 @@
 //! The cluster as a client sees it: brokers, topics and their leaders, one connection per broker,
 //! and attempts that are repeated a bounded number of times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
@@ -239,6 +239,17 @@ impl Cluster {
 
     /// One topic, once each of its partitions has a leader.
     pub fn topic(&mut self, name: &str, create: bool) -> Result<Topic, Failure> {
+        self.topic_led(name, create, |_| true)
+    }
+
+    /// One topic, once those of its partitions that are `needed` have leaders: others may lack
+    /// one for as long as their disk is not mended.
+    pub fn topic_led(
+        &mut self,
+        name: &str,
+        create: bool,
+        needed: impl Fn(i32) -> bool,
+    ) -> Result<Topic, Failure> {
         persist(|| {
             let topics = self.topics(Some(&[name]), create)?;
             let Some(topic) = topics.into_iter().next() else {
@@ -250,7 +261,8 @@ impl Cluster {
             if let Attempt::Again(why) = judge(topic.error, &format!("topic `{name}`"), None)? {
                 return Ok(Attempt::Again(why));
             }
-            match topic.partitions.iter().find(|partition| partition.leader < 0) {
+            let lacks = |partition: &&Partition| partition.leader < 0 && needed(partition.index);
+            match topic.partitions.iter().find(lacks) {
                 None => Ok(Attempt::Done(topic)),
                 Some(Partition { index, .. }) => {
                     Ok(Attempt::Again(format!("partition {index} of `{name}` has no leader")))
@@ -275,6 +287,7 @@ impl Cluster {
         let mut topic = topic.clone();
         persist(|| {
             let mut again = None;
+            let mut refused = BTreeSet::new();
             for (leader, partitions) in topic.by_leader() {
                 let missing = partitions.into_iter().filter(|index| !offsets.contains_key(index));
                 let partition = |partition_index| list_offsets::ListOffsetsPartition {
@@ -288,12 +301,15 @@ impl Cluster {
                     let what = format!("offsets of partition {index} of `{}`", topic.name);
                     match judge(code, &what, None)? {
                         Attempt::Done(()) => drop(offsets.insert(index, offset)),
-                        Attempt::Again(why) => again = Some(why),
+                        Attempt::Again(why) => {
+                            again = Some(why);
+                            refused.insert(index);
+                        }
                     }
                 }
             }
             let Some(why) = again else { return Ok(Attempt::Done(())) };
-            topic = self.topic(&topic.name, false)?;
+            topic = self.topic_led(&topic.name, false, |index| refused.contains(&index))?;
             Ok(Attempt::Again(why))
         })?;
         Ok(offsets)

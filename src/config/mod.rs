@@ -203,9 +203,17 @@ impl BrokerConfig {
         }
     }
 
-    pub fn data_directory(&self) -> PathBuf {
-        PathBuf::from(self.text("log.dirs"))
+    /// The data directories: those of `log.dirs`, or the one of `log.dir`, as in Kafka.
+    pub fn data_directories(&self) -> Vec<PathBuf> {
+        let listed = list_directories(self.text("log.dirs"));
+        if listed.is_empty() { list_directories(self.text("log.dir")) } else { listed }
     }
+}
+
+/// The directories that a list separated by commas names.
+pub fn list_directories(text: &str) -> Vec<PathBuf> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(PathBuf::from).collect()
 }
 
 /// Checks one topic setting; returns its canonical value.
@@ -330,6 +338,16 @@ mod tests {
         assert_eq!(config.int("node.id"), 7);
         config.read_file("node.id = 8", "file").expect("valid");
         assert_eq!(config.int("node.id"), 7, "the file is weaker than the environment");
+    }
+
+    #[test]
+    fn data_directories_are_listed_as_kafka_lists_them() {
+        let mut config = BrokerConfig::default();
+        assert_eq!(config.data_directories(), [PathBuf::from("./corelog-data")]);
+        config.set("log.dir", "/one", Source::File).expect("valid");
+        assert_eq!(config.data_directories(), [PathBuf::from("/one")]);
+        config.set("log.dirs", "/a, /b,", Source::File).expect("valid");
+        assert_eq!(config.data_directories(), ["/a", "/b"].map(PathBuf::from));
     }
 
     #[test]

@@ -256,7 +256,23 @@ pub const BROKER: &[Setting] = &[
         Honoured,
         "Default of min.compaction.lag.ms.",
     ),
-    row(Broker, "log.dirs", Text, "./corelog-data", Honoured, "The data directory."),
+    row(
+        Broker,
+        "log.dir",
+        Text,
+        "./corelog-data",
+        Honoured,
+        "The data directory, unless log.dirs names some.",
+    ),
+    row(
+        Broker,
+        "log.dirs",
+        Text,
+        "",
+        Honoured,
+        "The data directories, separated by commas; log.dir where none is given. Each core keeps \
+         its data in one of them.",
+    ),
     row(
         Broker,
         "log.message.timestamp.after.max.ms",

@@ -85,17 +85,17 @@ fn describe<'a, I: Io>(
     leader_epoch: i32,
 ) -> DescribeTopicPartitionsResponseTopic<'a> {
     let partitions = indexes.map(|index| {
-        let leader = handlers.leader_of(topic, index);
+        let replica = handlers.replica_of(topic, index);
         DescribeTopicPartitionsResponsePartition {
-            error_code: 0,
+            error_code: replica.error().0,
             partition_index: index.cast_signed(),
-            leader_id: leader,
+            leader_id: replica.leader(),
             leader_epoch,
-            replica_nodes: vec![leader],
-            isr_nodes: vec![leader],
+            replica_nodes: vec![replica.broker],
+            isr_nodes: vec![replica.broker],
             eligible_leader_replicas: Some(Vec::new()),
             last_known_elr: Some(Vec::new()),
-            offline_replicas: Vec::new(),
+            offline_replicas: replica.offline(),
         }
     });
     DescribeTopicPartitionsResponseTopic {

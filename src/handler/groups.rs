@@ -13,8 +13,18 @@ use crate::partition::NewTopic;
 use crate::wire::error::ErrorCode;
 
 impl<I: Io> Handlers<I> {
-    /// Where `group_id` is kept; makes the offsets topic if this is the first group of all.
+    /// Where `group_id` is kept; makes the offsets topic if this is the first group of all. A group
+    /// on a failed data directory has no coordinator.
     pub(super) async fn coordinator_of(
+        self: &Rc<Self>,
+        group_id: &str,
+    ) -> Result<PartitionId, ErrorCode> {
+        let id = self.offsets_partition_of(group_id).await?;
+        let is_offline = self.dispatch.shared().is_offline(id);
+        if is_offline { Err(ErrorCode::COORDINATOR_NOT_AVAILABLE) } else { Ok(id) }
+    }
+
+    async fn offsets_partition_of(
         self: &Rc<Self>,
         group_id: &str,
     ) -> Result<PartitionId, ErrorCode> {

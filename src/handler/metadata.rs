@@ -155,15 +155,15 @@ fn describe<'a, I: Io>(
     leader_epoch: i32,
 ) -> MetadataResponseTopic<'a> {
     let partitions = (0..topic.partitions).map(|index| {
-        let leader = handlers.leader_of(topic, index);
+        let replica = handlers.replica_of(topic, index);
         MetadataResponsePartition {
-            error_code: 0,
+            error_code: replica.error().0,
             partition_index: index.cast_signed(),
-            leader_id: leader,
+            leader_id: replica.leader(),
             leader_epoch,
-            replica_nodes: vec![leader],
-            isr_nodes: vec![leader],
-            offline_replicas: Vec::new(),
+            replica_nodes: vec![replica.broker],
+            isr_nodes: vec![replica.broker],
+            offline_replicas: replica.offline(),
         }
     });
     MetadataResponseTopic {

@@ -81,16 +81,44 @@ impl<I: Io> Handlers<I> {
         self.dispatch.image()
     }
 
-    /// The id of the broker that leads a partition.
-    fn leader_of(&self, topic: &Topic, index: u32) -> i32 {
+    /// Who keeps a partition, and whether anything of it is served.
+    fn replica_of(&self, topic: &Topic, index: u32) -> Replica {
         let partition = PartitionId { topic: topic.number, index };
-        self.identity.broker_of(self.dispatch.owner_of(partition)).id
+        Replica {
+            broker: self.identity.broker_of(self.dispatch.owner_of(partition)).id,
+            is_offline: self.dispatch.shared().is_offline(partition),
+        }
     }
 
     fn io(&self) -> &I {
         self.dispatch.local().io()
     }
 }
+
+/// A partition's only replica.
+struct Replica {
+    broker: i32,
+    /// The data directory that it is in has failed.
+    is_offline: bool,
+}
+
+impl Replica {
+    /// What Kafka says of a partition without a leader.
+    fn error(&self) -> ErrorCode {
+        if self.is_offline { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE }
+    }
+
+    fn leader(&self) -> i32 {
+        if self.is_offline { NO_LEADER } else { self.broker }
+    }
+
+    fn offline(&self) -> Vec<i32> {
+        Vec::from_iter(self.is_offline.then_some(self.broker))
+    }
+}
+
+/// Kafka's number of no broker.
+const NO_LEADER: i32 = -1;
 
 /// One request, borrowed from its frame.
 #[derive(Clone, Copy, Debug)]

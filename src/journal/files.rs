@@ -99,6 +99,7 @@ impl<F> Files<F> {
     }
 
     /// Files that hold something needed.
+    #[cfg(test)]
     pub fn in_use(&self) -> u64 {
         self.open.range(self.first_needed..).count() as u64
     }

@@ -196,6 +196,13 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Poisoned {
+    /// What has happened, without what to do.
+    pub fn cause(&self) -> &str {
+        self.0.strip_suffix(REMEDY).unwrap_or(&self.0)
+    }
+}
+
 impl fmt::Display for Poisoned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -274,6 +281,7 @@ struct Mark {
     end: u64,
 }
 
+const REMEDY: &str = ": restart after mending the disk";
 const CLOSED: &str = "the journal is closed: the node is stopping";
 
 impl<I: Io> Journal<I> {
@@ -293,6 +301,23 @@ impl<I: Io> Journal<I> {
         io.spawn("journal writer", writer::run(journal.inner.clone()));
         io.spawn("journal files", files::prepare(journal.inner.clone()));
         Ok(journal)
+    }
+
+    /// A journal that takes and holds nothing, where `settings.directory` cannot be used.
+    pub fn unusable(io: I, arena: Arena, settings: Settings, why: &str) -> Journal<I> {
+        let inner = Inner::new(io, arena, settings.clone(), recover::Recovered::none(&settings));
+        {
+            let mut state = inner.state.borrow_mut();
+            state.poisoned = Some(Poisoned(why.into()));
+            state.closing = true;
+            state.closed = true;
+        }
+        Journal { inner: Rc::new(inner) }
+    }
+
+    /// Has the journal take nothing any more: its disk cannot be relied on.
+    pub fn fail(&self, why: &str) {
+        self.inner.state.borrow_mut().end_by(why);
     }
 
     /// Waits, first come first served, until an entry of `bytes` can be appended.
@@ -485,6 +510,7 @@ impl<I: Io> Journal<I> {
     }
 
     /// Bytes of files that hold something, and the limit.
+    #[cfg(test)]
     pub fn usage(&self) -> (u64, u64) {
         let state = self.inner.state.borrow();
         (state.files.in_use() * self.inner.settings.file_bytes, self.inner.settings.bytes_max)
@@ -587,8 +613,12 @@ impl<I: Io> State<I> {
     }
 
     fn poison(&mut self, stage: &str, error: &std_io::Error) {
-        let why = format!("the journal's {stage} failed ({error}): restart after mending the disk");
+        let why = format!("the journal's {stage} failed ({error}){REMEDY}");
         tracing::error!("{why}");
+        self.end_by(&why);
+    }
+
+    fn end_by(&mut self, why: &str) {
         self.poisoned.get_or_insert(Poisoned(why.into()));
         self.closing = true;
         self.wake_watchers();

@@ -59,6 +59,15 @@ pub struct Recovered<I: Io> {
     pub space: Space,
 }
 
+impl<I: Io> Recovered<I> {
+    /// A journal without a file.
+    pub fn none(settings: &Settings) -> Recovered<I> {
+        let files = Files::new();
+        let space = space_at(settings, &files, &Head { number: 0, address: 0 });
+        Recovered { journal_id: 0, accepted_sequence: 0, next_sequence: 1, files, space }
+    }
+}
+
 /// Opens the files, replays them, and leaves the journal ready for the next group. The file size
 /// in `settings` becomes that of the journal that is there.
 pub async fn recover<I: Io>(

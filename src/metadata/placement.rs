@@ -17,6 +17,9 @@ use crate::base::ids::{CoreId, PartitionId};
 /// From here on no number is left out: there must be one for every topic.
 const SPARING_FROM: u32 = 1 << 31;
 
+/// More partitions than a node has.
+const AVOIDED: u64 = 1 << 40;
+
 /// The core that owns `id`: neighbours in a topic are on neighbouring cores.
 pub fn owner(id: PartitionId, cores: u16) -> CoreId {
     let spread = u64::from(id.topic.0) + u64::from(id.index);
@@ -41,6 +44,13 @@ impl Loads {
             loads.add(topic.number.0, topic.partitions);
         }
         loads
+    }
+
+    /// Has new topics go elsewhere as long as there is room elsewhere.
+    pub fn avoid(&mut self, core: CoreId) {
+        if let Some(load) = self.cores.get_mut(core.index()) {
+            *load += AVOIDED;
+        }
     }
 
     /// Takes a topic into account.
@@ -147,6 +157,21 @@ mod tests {
                 }
                 image.check();
             }
+        }
+    }
+
+    #[test]
+    fn new_topics_keep_off_a_core_that_is_avoided() {
+        let mut image = Image::default();
+        for partitions in [1, 1, 1, 2, 2] {
+            let mut loads = Loads::of(&image, 3);
+            loads.avoid(CoreId(1));
+            let number = loads.choose(image.next_topic_number(), partitions);
+            let topic = TopicNumber(number);
+            for index in 0..partitions {
+                assert_ne!(owner(PartitionId { topic, index }, 3), CoreId(1));
+            }
+            image.apply(&created(number, partitions));
         }
     }
 

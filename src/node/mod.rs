@@ -8,8 +8,11 @@
 //!       epoch durable.
 //!   K2  A core that stops first takes no more requests, then answers what it has, then closes its
 //!       journal: not before the other cores have answered what they have, for which they need it.
+//!   K3  A core whose data directory cannot be used serves all the same what is on the others,
+//!       unless it is the first directory, which holds the metadata.
 
 mod directory;
+mod layout;
 mod relay;
 mod serve;
 
@@ -29,15 +32,15 @@ use crate::dispatch::{Dispatch, Lanes, LanesEnd, lanes};
 use crate::handler::{Handlers, Identity, port_offset};
 use crate::io::mailbox::{Sender, oneshot};
 use crate::io::{Io, Listener};
-use crate::journal;
+use crate::journal::{self, OpenError};
 use crate::metadata::Command;
 use crate::partition::{Owner, Recovered, Shared, recover};
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 
-pub use directory::Directory;
+pub use directory::DataDirectories;
 #[cfg(test)]
-pub use directory::{Layout, NODE_FILE};
+pub use layout::{Layout, NODE_FILE, Place};
 #[cfg(test)]
 pub use relay::{Relay, name, relay};
 pub use serve::serve;
@@ -114,11 +117,7 @@ pub async fn run_core<I: Io>(io: I, setup: CoreSetup<I>) {
 async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFailed> {
     let CoreSetup { shared, lanes, inbox, go, stop, .. } = setup;
     let arena = Arena::new(setup.memory_bytes / 2);
-    let recovered = recover(io.clone(), arena.clone(), setup.journal).await;
-    let mut recovered = recovered.map_err(|error| BootFailed(error.to_string()))?;
-    if let Some(why) = recovered.contradiction.take() {
-        return Err(BootFailed(why));
-    }
+    let recovered = recover_core(&io, &arena, &shared, setup.journal).await?;
     let start = async |mut recovered: Recovered<I>| {
         recovered.forget_unknown(&shared.image()).map_err(BootFailed)?;
         let owner = Owner::start(io.clone(), arena.clone(), shared.clone(), recovered);
@@ -127,9 +126,7 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
                 .await
                 .map_err(|error| BootFailed(format!("the metadata cannot be written: {error}")))?;
         }
-        owner.start_coordinator().await.map_err(|error| {
-            BootFailed(format!("the consumer groups cannot be loaded: {error}"))
-        })?;
+        start_groups(&owner).await?;
         Ok(owner)
     };
     // Other cores' requests wait in the lanes until the core is whole (K1).
@@ -178,6 +175,40 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
     listeners.iter().for_each(|listener| listener.close());
     end(&io, &connections, &owner).await;
     Ok(())
+}
+
+/// What a core's directory holds; nothing if it cannot be used, and the node has others (K3).
+async fn recover_core<I: Io>(
+    io: &I,
+    arena: &Arena,
+    shared: &Arc<Shared>,
+    settings: journal::Settings,
+) -> Result<Recovered<I>, BootFailed> {
+    let (core, directories) = (io.core(), shared.directories());
+    if !directories.is_offline(core) {
+        match recover(io.clone(), arena.clone(), settings.clone()).await {
+            Ok(mut recovered) => {
+                let why = recovered.contradiction.take();
+                return why.map_or(Ok(recovered), |why| Err(BootFailed(why)));
+            }
+            Err(error @ OpenError::Io { .. }) if !directories.is_needed(core) => {
+                directories.give_up(core, &error.to_string());
+            }
+            Err(error) => return Err(BootFailed(error.to_string())),
+        }
+    }
+    let why = directories.failure(core).unwrap_or_default();
+    Ok(Recovered::nothing(io.clone(), arena.clone(), settings, why))
+}
+
+/// Loads the consumer groups of a core, if its directory can be read.
+async fn start_groups<I: Io>(owner: &Rc<Owner<I>>) -> Result<(), BootFailed> {
+    match owner.start_coordinator().await {
+        Err(error) if !owner.is_offline() => {
+            Err(BootFailed(format!("the consumer groups cannot be loaded: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Answers what is in flight and closes the journal (K2).

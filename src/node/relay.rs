@@ -1,4 +1,4 @@
-//! Laying the data directory out anew, for another number of cores.
+//! Laying the data directories out anew, for another number of cores, or in other directories.
 //!
 //!     remove leftovers ─► write the new folders, flushed ─► node.toml names them ─► cores start
 //!                                                                └─► the old folders go, meanwhile
@@ -10,10 +10,10 @@
 //!       once, and nothing of a set is removed while it is named.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::BootFailed;
-use super::directory::{Layout, NEW_NODE_FILE, NODE_FILE};
+use super::layout::{Layout, NEW_NODE_FILE, NODE_FILE};
 use crate::base::buffer::Arena;
 use crate::config::BrokerConfig;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
@@ -22,46 +22,48 @@ use crate::partition::{Moved, Resharding, reshard};
 
 /// What is laid out anew, and how.
 pub struct Relay<'a> {
-    pub path: &'a Path,
-    pub from: Layout,
-    pub shards: u16,
+    pub from: &'a Layout,
+    /// The one that follows it.
+    pub to: &'a Layout,
     pub config: &'a BrokerConfig,
     pub memory_bytes: usize,
     /// A core's journal, in a layout.
-    pub journal: &'a dyn Fn(Layout, u16) -> journal::Settings,
+    pub journal: &'a dyn Fn(&Layout, u16) -> journal::Settings,
 }
 
-/// Moves all partitions to their owners among `shards` cores.
-pub async fn relay<I: Io>(io: &I, relay: Relay<'_>) -> Result<(Layout, Moved), BootFailed> {
-    let Relay { path, from, shards, config, memory_bytes, journal } = relay;
-    let to = from.followed_by(shards)?;
+/// Moves all partitions to their owners in another layout.
+pub async fn relay<I: Io>(io: &I, relay: Relay<'_>) -> Result<Moved, BootFailed> {
+    let Relay { from, to, config, memory_bytes, journal } = relay;
     let failed = |why: String| {
         BootFailed(format!(
-            "{} cannot be laid out for {shards} shards: {why}; mend that, or start with --shards \
-             {} as before",
-            path.display(),
+            "the node cannot be laid out for {}: {why}; mend that, or start with --shards {} and \
+             the data directories as before",
+            to.in_words(),
             from.shards
         ))
     };
-    for name in io.list(path).map_err(|error| failed(error.to_string()))? {
-        if from.is_stale(&name) {
-            let removed = remove_tree(io, path.join(&name)).await;
-            removed.map_err(|error| failed(format!("{name} is left over: {error}")))?;
+    for place in from.places.iter().chain(&to.places) {
+        for name in io.list(&place.path).map_err(|error| failed(error.to_string()))? {
+            if from.is_stale(&place.path, &name) {
+                let removed = remove_tree(io, place.path.join(&name)).await;
+                removed.map_err(|error| failed(format!("{name} is left over: {error}")))?;
+            }
         }
     }
-    let arena = Arena::new(memory_bytes.saturating_mul(usize::from(from.shards.max(shards))) / 2);
-    let settings = |layout: Layout| (0..layout.shards).map(|core| journal(layout, core)).collect();
+    let shards = usize::from(from.shards.max(to.shards));
+    let arena = Arena::new(memory_bytes.saturating_mul(shards) / 2);
+    let settings = |layout: &Layout| (0..layout.shards).map(|core| journal(layout, core)).collect();
     let folders = Resharding { from: settings(from), to: settings(to) };
     let moved = reshard(io, &arena, config, folders).await;
     let moved = moved.map_err(failed)?;
-    let named = name(io, path, to).await;
+    let named = name(io, to).await;
     named.map_err(|error| failed(format!("{NODE_FILE} cannot be written: {error}")))?;
-    Ok((to, moved))
+    Ok(moved)
 }
 
 /// Has `node.toml` name a layout, durably.
-pub async fn name<I: Io>(io: &I, path: &Path, layout: Layout) -> io::Result<()> {
-    let text = layout.text()?;
+pub async fn name<I: Io>(io: &I, layout: &Layout) -> io::Result<()> {
+    let (path, text) = (layout.first(), layout.text()?);
     let new = path.join(NEW_NODE_FILE);
     let file = match io.open(&new, OpenHow::CreateNew).await {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -70,7 +72,8 @@ pub async fn name<I: Io>(io: &I, path: &Path, layout: Layout) -> io::Result<()> 
         outcome => outcome?,
     };
     let refused = || io::Error::from(io::ErrorKind::OutOfMemory);
-    let mut block = Arena::new(BLOCK_BYTES).take(BLOCK_BYTES).ok_or_else(refused)?;
+    let bytes = text.len().next_multiple_of(BLOCK_BYTES);
+    let mut block = Arena::new(bytes).take(bytes).ok_or_else(refused)?;
     block.fill(0);
     let place = block.get_mut(..text.len()).ok_or_else(refused)?;
     place.copy_from_slice(text.as_bytes());
@@ -80,10 +83,14 @@ pub async fn name<I: Io>(io: &I, path: &Path, layout: Layout) -> io::Result<()> 
     io.rename(&new, &path.join(NODE_FILE)).await
 }
 
-/// Removes what a change of the layout has left.
-pub async fn remove_stale<I: Io>(io: I, folders: Vec<PathBuf>) {
-    for folder in folders {
-        if let Err(error) = remove_tree(&io, folder.clone()).await {
+/// Removes what a change of the layout has left: folders, and files.
+pub async fn remove_stale<I: Io>(io: I, left: Vec<PathBuf>) {
+    for folder in left {
+        let removed = match io.list(&folder) {
+            Ok(_) => remove_tree(&io, folder.clone()).await,
+            Err(_) => tolerate_absent(io.remove(&folder).await),
+        };
+        if let Err(error) = removed {
             tracing::warn!(
                 "{} is left over and cannot be removed: {error}; the next start tries again",
                 folder.display()

@@ -3,20 +3,23 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::directory::{Directory, Layout, refused_by_system};
+use super::directory::{DataDirectories, refused_by_system};
+use super::layout::Layout;
 use super::relay::{Relay, relay};
 use super::{BootFailed, CoreSetup, Report, run_core, wire_up};
+use crate::base::ids::CoreId;
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
 use crate::io::ring::{self, Engine, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
-use crate::partition::Shared;
+use crate::partition::{Directories, Shared, cores_in_words};
 
 /// A core that says nothing for this long has not started. Recovery reads at device speed.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -55,9 +58,9 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     check_free(listen)?;
     let mut identity = identity_of(&config, listen)?;
     let config = Arc::new(config);
-    let mut directory = Directory::take(&config.data_directory(), wanted)?;
-    if directory.layout().shards != wanted {
-        lay_out_anew(&config, &mut directory, wanted, &cpus)?;
+    let mut taken = DataDirectories::take(&config.data_directories(), wanted)?;
+    if taken.layout().shards != wanted || taken.wanted().is_some() {
+        lay_out_anew(&config, &mut taken, wanted, &cpus)?;
     }
     let shards = wanted;
     if config.bool("per.core.listeners") {
@@ -65,9 +68,10 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         check_core_ports(listen, shards)?;
     }
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
-    announce(&config, &directory, &cpus)?;
+    let directories = directories_of(&taken);
+    announce(&config, &directories, taken.layout(), &cpus)?;
 
-    let shared = Arc::new(Shared::new(config, shards));
+    let shared = Arc::new(Shared::new(config, shards, directories));
     let (report, mut reports) = mailbox(usize::from(shards) * 2);
     let count = Arc::new(AtomicUsize::new(0));
     let mut stops = Vec::new();
@@ -79,8 +83,8 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
             shared: shared.clone(),
             lanes,
             inbox,
-            journal: journal_settings(shared.config(), directory.path(), directory.layout(), core),
-            stale: if core == 0 { directory.stale() } else { Vec::new() },
+            journal: journal_settings(shared.config(), taken.layout(), core),
+            stale: if core == 0 { taken.stale() } else { Vec::new() },
             memory_bytes: shared.config().size("core.memory.bytes"),
             identity: identity.clone(),
             listen,
@@ -138,27 +142,54 @@ fn engine(config: &BrokerConfig) -> Engine {
     }
 }
 
-/// Moves the partitions to their owners among `shards` cores, before any of these runs.
+/// The node's directories, those out of use that cannot be used.
+fn directories_of(taken: &DataDirectories) -> Directories {
+    let layout = taken.layout();
+    let paths = layout.places.iter().map(|place| place.path.clone());
+    let directories = Directories::new(paths, layout.shards);
+    for (number, why) in taken.broken().iter().enumerate() {
+        if let Some(why) = why {
+            directories.fail(number, why.clone());
+        }
+    }
+    directories
+}
+
+/// Moves the partitions to their owners among `shards` cores, in the directories that are wanted,
+/// before any of these runs.
 fn lay_out_anew(
     config: &Arc<BrokerConfig>,
-    directory: &mut Directory,
+    taken: &mut DataDirectories,
     shards: u16,
     cpus: &[usize],
 ) -> Result<(), BootFailed> {
     let began = Instant::now();
-    let from = directory.layout();
-    let before = from.shards;
-    say!("the data directory is laid out for {before} shards: moving it to {shards}");
+    let from = taken.layout().clone();
+    let places = taken.wanted().unwrap_or(&from.places).to_vec();
+    let to = from.followed_by(shards, places)?;
+    let (before, after) = match from.places.len() == 1 && to.places.len() == 1 {
+        true => (from.shards.to_string(), to.in_words()),
+        false => (from.in_words(), to.in_words()),
+    };
+    if let Some((place, why)) = taken.first_broken() {
+        return Err(BootFailed(format!(
+            "the node is laid out for {before}, and cannot be moved to {after} while {} cannot be \
+             used ({why}): mend that, or start with --shards {} as before",
+            place.display(),
+            from.shards
+        )));
+    }
+    say!("the node is laid out for {}: moving it to {after}", from.in_words());
     let memory_bytes = config.size("core.memory.bytes");
     let (tell, told) = std::sync::mpsc::channel();
-    let (path, config) = (directory.path().to_path_buf(), config.clone());
+    let (config, next) = (config.clone(), to.clone());
     let cpu = cpus.first().copied().unwrap_or(0);
     let executors = ring::boot_on(engine(&config), &[cpu], memory_bytes, move |io: RingIo| {
-        let (tell, path, config) = (tell.clone(), path.clone(), config.clone());
+        let (tell, config, from, to) = (tell.clone(), config.clone(), from.clone(), to.clone());
         async move {
-            let journal = |layout, core| journal_settings(&config, &path, layout, core);
-            let (path, config, journal) = (&*path, &*config, &journal);
-            let task = Relay { path, from, shards, config, memory_bytes, journal };
+            let journal = |layout: &Layout, core| journal_settings(&config, layout, core);
+            let (config, journal) = (&*config, &journal);
+            let task = Relay { from: &from, to: &to, config, memory_bytes, journal };
             // Nobody listens any more if the starter has given up.
             let _ = tell.send(relay(&io, task).await);
         }
@@ -168,12 +199,12 @@ fn lay_out_anew(
     for executor in executors.map_err(failed)? {
         executor.join().map_err(failed)?;
     }
-    let ended = |_| BootFailed(format!("the move to {shards} shards ended without a word"));
-    let (layout, moved) = outcome.map_err(ended)??;
-    directory.relaid(layout);
+    let ended = |_| BootFailed(format!("the move to {after} ended without a word"));
+    let moved = outcome.map_err(ended)??;
+    taken.relaid(next);
     say!(
-        "moved {} partitions from {before} to {shards} shards in {} ms: {} MiB of records written \
-         anew, {} files kept",
+        "moved {} partitions from {before} to {after} in {} ms: {} MiB of records written anew, \
+         {} files kept",
         moved.partitions,
         began.elapsed().as_millis(),
         moved.bytes >> 20,
@@ -258,20 +289,15 @@ fn host_name() -> String {
     if name.is_empty() { "localhost".into() } else { name.into() }
 }
 
-fn journal_settings(
-    config: &BrokerConfig,
-    directory: &Path,
-    layout: Layout,
-    core: u16,
-) -> journal::Settings {
+fn journal_settings(config: &BrokerConfig, layout: &Layout, core: u16) -> journal::Settings {
     let bytes = |name: &str| u64::try_from(config.int(name)).unwrap_or(u64::MAX);
-    let bytes_max = journal_bytes(config, directory, layout.shards) / u64::from(layout.shards);
+    let bytes_max = journal_bytes(config, layout, core);
     let file_bytes = bytes("journal.file.bytes").min(bytes_max / journal::FILES_MIN);
     let block = crate::io::BLOCK_BYTES as u64;
     let memory = config.size("core.memory.bytes");
     let interval = Duration::from_millis(bytes("flush.interval.ms"));
     journal::Settings {
-        directory: layout.core(directory, core),
+        directory: layout.core(core),
         file_bytes: (file_bytes / block * block).max(block),
         bytes_max,
         kept_bytes: bytes_max / KEPT_SHARE,
@@ -285,23 +311,28 @@ fn journal_settings(
     }
 }
 
-/// Bytes of all journals together: what is set, or what a small file system can spare.
-fn journal_bytes(config: &BrokerConfig, directory: &Path, shards: u16) -> u64 {
+/// Bytes of a core's journal: its share of what is set, or of what a small file system can spare.
+fn journal_bytes(config: &BrokerConfig, layout: &Layout, core: u16) -> u64 {
     let setting = u64::try_from(config.int("journal.bytes.max")).unwrap_or(u64::MAX);
+    let setting = setting / u64::from(layout.shards);
+    let directory = layout.directory(core);
     let total = probe::space(directory).map_or(0, |space| space.total);
     if total == 0 || config.given("journal.bytes.max").is_some() {
         return setting;
     }
-    let least = CORE_JOURNAL_BYTES_MIN * u64::from(shards);
-    setting.min((total / DISK_SHARE).max(least))
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let own = device(directory);
+    let sharing = (0..layout.shards).filter(|core| device(layout.directory(*core)) == own).count();
+    setting.min((total / DISK_SHARE / sharing.max(1) as u64).max(CORE_JOURNAL_BYTES_MIN))
 }
 
 fn announce(
     config: &BrokerConfig,
-    directory: &Directory,
+    directories: &Directories,
+    layout: &Layout,
     cpus: &[usize],
 ) -> Result<(), BootFailed> {
-    let shards = directory.layout().shards;
+    let shards = layout.shards;
     say!(
         "Corelog {}, Linux {}, {shards} {} on CPUs {cpus:?}, {} MiB of memory",
         env!("CARGO_PKG_VERSION"),
@@ -309,25 +340,8 @@ fn announce(
         if shards == 1 { "shard" } else { "shards" },
         probe::memory_bytes() >> 20,
     );
-    let path = directory.path();
-    let found = probe::file_system(path)
-        .map_err(|error| refused_by_system("use the data directory", path, &error))?;
-    let writes = if found.direct {
-        "direct writes"
-    } else {
-        "buffered writes (the file system refuses O_DIRECT), with the same flushes"
-    };
-    say!("data in {} ({} on {}), {writes}", path.display(), found.kind, found.device);
-    if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
-        say!("{} is memory: a restart of the machine loses all data", found.kind);
-    }
-    let journal = journal_bytes(config, path, shards);
-    if i64::try_from(journal).is_ok_and(|bytes| bytes < config.int("journal.bytes.max")) {
-        say!(
-            "the file system is small: the journals take {} MiB of it, unless journal.bytes.max is \
-             set",
-            journal >> 20
-        );
+    for number in 0..directories.count() {
+        announce_directory(config, directories, layout, number)?;
     }
     match config.durability() {
         Durability::Fsync => {
@@ -338,6 +352,51 @@ fn announce(
              single node a power loss can take the last of it",
             config.int("flush.interval.ms")
         ),
+    }
+    Ok(())
+}
+
+/// Says where data is, how it is written, and whose it is if there are several directories.
+fn announce_directory(
+    config: &BrokerConfig,
+    directories: &Directories,
+    layout: &Layout,
+    number: usize,
+) -> Result<(), BootFailed> {
+    let Some((path, failure)) = directories.iter().nth(number) else { return Ok(()) };
+    let cores = || directories.cores(number);
+    if let Some(why) = failure {
+        let (place, cores) = (path.display(), cores_in_words(cores()));
+        say!(
+            "the data directory {place} is not used: {why}; the partitions of {cores} are offline \
+             and answered with KAFKA_STORAGE_ERROR until that is mended and the node started again"
+        );
+        return Ok(());
+    }
+    let found = probe::file_system(path)
+        .map_err(|error| refused_by_system("use the data directory", path, &error))?;
+    let writes = if found.direct {
+        "direct writes"
+    } else {
+        "buffered writes (the file system refuses O_DIRECT), with the same flushes"
+    };
+    let whose = match directories.count() {
+        1 => String::new(),
+        _ => format!(", {}", cores_in_words(cores())),
+    };
+    say!("data in {} ({} on {}), {writes}{whose}", path.display(), found.kind, found.device);
+    if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
+        say!("{} is memory: a restart of the machine loses all data", found.kind);
+    }
+    let journal: u64 = cores().map(|CoreId(core)| journal_bytes(config, layout, core)).sum();
+    let share = config.int("journal.bytes.max") / i64::from(layout.shards).max(1);
+    let share = u64::try_from(share).unwrap_or(0) * cores().count() as u64;
+    if journal < share {
+        say!(
+            "the file system is small: the journals take {} MiB of it, unless journal.bytes.max is \
+             set",
+            journal >> 20
+        );
     }
     Ok(())
 }

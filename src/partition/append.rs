@@ -169,6 +169,9 @@ impl<I: Io> Owner<I> {
 
     /// Checks one part, waits for room in the journal, and appends it.
     pub(super) async fn admit(&self, part: ProducePart) -> Result<Admitted, ProduceAnswer> {
+        if let Some(why) = self.offline_in_words() {
+            return Err(ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why));
+        }
         let mut ready = self.check_records(part)?;
         if prepare::is_to_open(ready.summary.codec, &ready.config) {
             if let Some(admitted) = self.known_already(&ready) {

@@ -28,7 +28,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     let millis = u64::try_from(config.int("log.retention.check.interval.ms")).unwrap_or(u64::MAX);
     let interval = Duration::from_millis(millis);
     let mut due = owner.io.now() + interval;
-    while !owner.stopping.get() && !owner.journal.is_closed() {
+    while !owner.stopping.get() && !owner.journal.is_closed() && !owner.is_offline() {
         owner.remove_doomed().await;
         if owner.io.now() >= due {
             owner.clean_all().await;

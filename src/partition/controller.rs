@@ -84,6 +84,7 @@ impl<I: Io> Owner<I> {
             tracing::warn!("a {} entry is refused: {refusal}", entry.kind.name());
             ErrorCode::KAFKA_STORAGE_ERROR
         };
+        self.check_online()?;
         self.journal().room_to_decide(body.len()).await.map_err(refused)?;
         let appended = self.journal().append(entry, body, |_| {}).map_err(refused)?;
         if self.settling.notice(appended.position).await {

@@ -134,6 +134,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
                 Ok(false) => break,
                 Err(_) if owner.is_ending() => return,
                 Err(error) => {
+                    owner.doubt_directory(&error).await;
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
                             "an old journal file cannot be drained: {error}; it is tried again \
@@ -178,6 +179,7 @@ impl Batch {
 
 impl<I: Io> Owner<I> {
     pub(super) fn is_ending(&self) -> bool {
+        // A failed directory's journal is poisoned.
         self.stopping.get() || self.journal.is_closed() || self.journal.poisoned().is_some()
     }
 

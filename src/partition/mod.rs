@@ -8,6 +8,7 @@
 //!     reshard ─► another number of cores, before they start
 //!     compact ─► closed segments without the records that newer ones replace
 //!     scrub   ─► segments read through, to find damage in time
+//!     offline ─► all of it ends, when the data directory has failed and the node has others
 //!
 //! Lives on: every core, one instance, never shared; other cores reach it through `dispatch`.
 //! Talks to: `journal`, the minds `producer`, `group` and `metadata`.
@@ -28,9 +29,11 @@ mod cleanup;
 mod compact;
 mod controller;
 mod coordinator;
+mod directories;
 mod drain;
 mod line;
 mod log;
+mod offline;
 mod offsets;
 mod pack;
 mod prepare;
@@ -68,6 +71,7 @@ pub use account::{Account, Lost, recovered_name};
 pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
 pub use checkpoint::Checkpoint;
 pub use controller::Controller;
+pub use directories::{Directories, cores_in_words, directory_of};
 pub use log::{Extent, PartitionLog};
 pub use offsets::{EpochEnd, FoundOffset, OffsetAt};
 pub use read::{FetchPart, FetchedPart};
@@ -100,6 +104,8 @@ pub struct Owner<I: Io> {
     ahead: ahead::Ahead,
     reserve: reserve::Reserve,
     scrubbing: scrub::Scrubbing,
+    /// Somebody looks whether the directory can be used at all.
+    doubting: Cell<bool>,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<drain::Growth>,
@@ -142,6 +148,7 @@ impl<I: Io> Owner<I> {
             ahead: ahead::Ahead::default(),
             reserve,
             scrubbing: scrub::Scrubbing::default(),
+            doubting: Cell::new(false),
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
             tend: tend::Tend::default(),
@@ -153,6 +160,9 @@ impl<I: Io> Owner<I> {
             opening: Mutex::new(()),
             topic_configs: RefCell::default(),
         });
+        if owner.shared.directories().count() > 1 {
+            io.spawn("directory", offline::run(owner.clone()));
+        }
         owner.look_at_space();
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("reserve", reserve::run(owner.clone()));

@@ -96,6 +96,7 @@ impl<I: Io> Owner<I> {
         at: OffsetAt,
         leader_epoch: Epoch,
     ) -> Result<FoundOffset, ErrorCode> {
+        self.check_online()?;
         let current = self.leader_epoch();
         check_epoch(leader_epoch, current)?;
         let Some(log) = self.log(id) else {
@@ -117,12 +118,15 @@ impl<I: Io> Owner<I> {
             OffsetAt::Timestamp(timestamp) => Some(timestamp),
         };
         let Some(wanted) = wanted else { return Ok(FoundOffset::NONE) };
-        self.find_timestamp(&log, wanted).await.map_err(|error| {
-            tracing::error!("cannot look into {id} for timestamp {wanted}: {error}");
-            match error.kind() {
-                std::io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
-                _ => ErrorCode::KAFKA_STORAGE_ERROR,
-            }
+        let error = match self.find_timestamp(&log, wanted).await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        self.doubt_directory(&error).await;
+        tracing::error!("cannot look into {id} for timestamp {wanted}: {error}");
+        Err(match error.kind() {
+            std::io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
+            _ => ErrorCode::KAFKA_STORAGE_ERROR,
         })
     }
 
@@ -196,6 +200,7 @@ impl<I: Io> Owner<I> {
         epoch: Epoch,
         leader_epoch: Epoch,
     ) -> Result<EpochEnd, ErrorCode> {
+        self.check_online()?;
         let current = self.leader_epoch();
         check_epoch(leader_epoch, current)?;
         let found = match self.log(id) {
@@ -213,6 +218,7 @@ impl<I: Io> Owner<I> {
         id: PartitionId,
         before: Offset,
     ) -> Result<Offset, ErrorCode> {
+        self.check_online()?;
         let log = self.log_to_write(&self.image(), id);
         let log = log.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let high_watermark = log.borrow().high_watermark();

@@ -92,7 +92,8 @@ impl<I: Io> Owner<I> {
     /// Registers `watch` with the parts and counts what is there already.
     pub fn watch_all(&self, parts: &[FetchPart], watch: &Arc<FetchWatch>) {
         for part in parts {
-            if self.image().topic_by_number(part.partition.topic).is_none() {
+            let is_unknown = self.image().topic_by_number(part.partition.topic).is_none();
+            if is_unknown || self.is_offline() {
                 watch.fire();
                 continue;
             }
@@ -125,6 +126,7 @@ impl<I: Io> Owner<I> {
                 return FetchedPart::failed(ErrorCode::OFFSET_OUT_OF_RANGE);
             }
             Err(error) => {
+                self.doubt_directory(&error).await;
                 let partition = self.name_of(part.partition);
                 self.tell_damage(&format!("{partition} cannot be read: {error}"));
                 answer.error = ErrorCode::KAFKA_STORAGE_ERROR;
@@ -140,6 +142,7 @@ impl<I: Io> Owner<I> {
         if topic.is_none_or(|topic| part.partition.index >= topic.partitions) {
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
+        self.check_online()?;
         check_epoch(part.leader_epoch, image.leader_epoch())?;
         let log = self.log(part.partition);
         let (log_start, high_watermark) = log.as_ref().map_or((0, 0), |log| {

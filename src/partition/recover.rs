@@ -30,6 +30,17 @@ pub struct Recovered<I: Io> {
 }
 
 impl<I: Io> Recovered<I> {
+    /// What a core begins with whose directory cannot be used.
+    pub fn nothing(io: I, arena: Arena, settings: Settings, why: &str) -> Recovered<I> {
+        Recovered {
+            journal: Journal::unusable(io, arena, settings, why),
+            logs: Logs::default(),
+            image: Image::default(),
+            contradiction: None,
+            broken: BTreeMap::new(),
+        }
+    }
+
     /// Forgets the partitions of topics that `image` does not know. The error is what contradicts
     /// itself in another one.
     pub fn forget_unknown(&mut self, image: &Image) -> Result<(), String> {

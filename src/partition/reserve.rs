@@ -104,6 +104,9 @@ pub(super) async fn run<I: Io>(owner: Rc<Owner<I>>) {
 
 impl<I: Io> Owner<I> {
     pub(super) fn look_at_space(&self) {
+        if self.is_offline() {
+            return;
+        }
         let directory = self.journal.directory();
         let space = match self.io.space(directory) {
             Ok(space) => space,

@@ -137,7 +137,10 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
             Ok(durable) => settled = durable,
             Err(_) if owner.journal.is_closed() => break,
             Err(poisoned) => {
-                tracing::error!("{} stops taking writes: {poisoned}", owner.core());
+                if owner.shared.directories().count() == 1 {
+                    tracing::error!("{} stops taking writes: {poisoned}", owner.core());
+                }
+                owner.give_up_directory(poisoned.cause());
                 break;
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::directories::Directories;
 use crate::base::ids::{CoreId, PartitionId};
 use crate::config::BrokerConfig;
 use crate::group::Settings;
@@ -20,12 +21,14 @@ pub struct Shared {
     image: ArcSwap<Image>,
     config: Arc<BrokerConfig>,
     shards: u16,
+    directories: Directories,
 }
 
 impl Shared {
-    pub fn new(config: Arc<BrokerConfig>, shards: u16) -> Shared {
+    pub fn new(config: Arc<BrokerConfig>, shards: u16, directories: Directories) -> Shared {
         assert!(shards > 0, "a node has at least one core");
-        Shared { image: ArcSwap::from_pointee(Image::default()), config, shards }
+        let image = ArcSwap::from_pointee(Image::default());
+        Shared { image, config, shards, directories }
     }
 
     /// The metadata as last published.
@@ -46,9 +49,18 @@ impl Shared {
         self.shards
     }
 
+    pub fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
     /// The core that owns `id`.
     pub fn owner_of(&self, id: PartitionId) -> CoreId {
         metadata::owner(id, self.shards)
+    }
+
+    /// Whether nothing of a partition is served, since the directory that it is in has failed.
+    pub fn is_offline(&self, id: PartitionId) -> bool {
+        self.directories.is_offline(self.owner_of(id))
     }
 
     /// The bounds of groups, from the configuration.

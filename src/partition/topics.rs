@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Owner;
+use crate::base::ids::CoreId;
 use crate::base::limits;
 use crate::config;
 use crate::io::Io;
@@ -48,12 +49,15 @@ impl<I: Io> Owner<I> {
         let ids: Vec<[u8; 16]> = wanted.iter().map(|_| self.new_topic_id()).collect();
         let config = self.shared().config().clone();
         let default_partitions = i32::try_from(config.int("num.partitions")).unwrap_or(1);
-        let shards = self.shared().shards();
+        let shared = self.shared().clone();
+        let shards = shared.shards();
         let changed = self.change_metadata(move |image| {
             let mut commands = Vec::new();
             let mut outcomes = Vec::with_capacity(wanted.len());
             let mut scratch = image.clone();
             let mut loads = Loads::of(image, shards);
+            let offline = |core: &CoreId| shared.directories().is_offline(*core);
+            (0..shards).map(CoreId).filter(offline).for_each(|core| loads.avoid(core));
             for (topic, id) in wanted.iter().zip(ids) {
                 let decided = decide_creation(&scratch, &loads, topic, id, default_partitions);
                 outcomes.push(decided.map(|command| {

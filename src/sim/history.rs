@@ -58,6 +58,10 @@ met! {
     faults,
     /// Lives on a disk that may become full.
     scarce_disks,
+    /// Lives in which a data directory failed for good, and checks meanwhile that the others went
+    /// on.
+    dead_directories,
+    others_checked,
     /// Starts that a fault of the disk prevented.
     failed_starts,
     commits,
@@ -107,6 +111,7 @@ pub struct History {
     producer_ids: BTreeSet<i64>,
     pub generations: Generations,
     pub met: Met,
+    checks: u64,
 }
 
 impl History {
@@ -117,6 +122,7 @@ impl History {
             producer_ids: BTreeSet::new(),
             generations: Generations::default(),
             met: Met::default(),
+            checks: 0,
         }
     }
 
@@ -128,6 +134,12 @@ impl History {
     pub fn producer_id(&mut self, producer: u32, id: i64) {
         self.idempotent.insert(producer);
         assert!(self.producer_ids.insert(id), "producer id {id} was given twice");
+    }
+
+    /// A number for a record of a check.
+    pub fn next_check(&mut self) -> u64 {
+        self.checks += 1;
+        self.checks
     }
 
     pub fn sending(&mut self, index: i32, marks: &[Mark]) {

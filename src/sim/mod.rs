@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!     producers ┐                    ┌ core 0 ─ journal ┐
-//!     consumers ├─ simulated TCP ────┤ core 1 ─ journal ├─ simulated disk
+//!     consumers ├─ simulated TCP ────┤ core 1 ─ journal ├─ simulated disk, or several
 //!     committers│                    └ ...              ┘        ▲
 //!     admin     │
 //!     keyed     ┘──► History (what was sent, answered, seen)     │ power, kill, faults
@@ -24,6 +24,7 @@ mod history;
 mod keyed;
 mod member;
 mod nemesis;
+mod others;
 mod producer;
 mod server;
 
@@ -52,6 +53,7 @@ const TOPIC: &str = "records";
 struct Plan {
     /// Of the first life.
     shards: u16,
+    directories: usize,
     /// Later lives have other numbers of them.
     is_resharded: bool,
     partitions: i32,
@@ -77,6 +79,7 @@ impl Plan {
         let shards = [1, 2, 2, 3, 16][usize::try_from(seed % 5).unwrap_or(0)];
         Plan {
             shards,
+            directories: 1 + usize::from(u16::try_from(seed % 3).unwrap_or(0).min(shards - 1)),
             is_resharded: seed % 8 < 5,
             partitions: 1 + i32::try_from(world.below(6)).unwrap_or(0),
             producers: 1 + u32::try_from(world.below(4)).unwrap_or(0),

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Stage;
 use super::server::Server;
+use super::{Stage, others};
 use crate::io::sim::{Crash, Fault, World};
 
 /// Starts that may fail in a row: each uses up a fault of the disk.
@@ -16,22 +16,35 @@ const SHARDS: [u16; 5] = [1, 2, 3, 5, 16];
 
 /// Ruins `Plan::lives` lives of the node and leaves it running and healthy.
 pub fn run(world: &World, server: &Server, stage: &Rc<Stage>) {
+    // Somebody must have laid the node out before a directory of it is lost.
+    let mut is_before = false;
     for _ in 0..stage.plan.lives {
         server.disk().set_space(None);
+        server.set_clock_skew(i64::try_from(world.below(4_000)).expect("small") - 2_000);
+        if is_before && stage.plan.directories > 1 && stage.plan.flushed && world.below(3) == 0 {
+            lose_directory(world, server, stage);
+            continue;
+        }
         if world.below(3) == 0 {
             fault(world, server, stage);
         }
-        server.set_clock_skew(i64::try_from(world.below(4_000)).expect("small") - 2_000);
         if stage.plan.is_resharded && world.below(2) == 0 {
-            server.set_shards(SHARDS[world.below(SHARDS.len() as u64) as usize]);
+            let shards = SHARDS[world.below(SHARDS.len() as u64) as usize];
+            let directories = match stage.plan.directories {
+                1 => 1,
+                _ => 1 + usize::try_from(world.below(3)).expect("small"),
+            };
+            server.set_layout(shards, directories);
         }
         server.start();
         // Now and then the end comes while the cores boot.
-        if world.below(6) > 0 && server.await_ready(world).is_err() {
-            stage.history().met.failed_starts += 1;
+        if world.below(6) > 0 {
+            match server.await_ready(world) {
+                Ok(()) => is_before = true,
+                Err(_) => stage.history().met.failed_starts += 1,
+            }
         }
-        let micros = world.below(100) * (1 << world.below(12));
-        world.run_for(Duration::from_micros(micros)).unwrap_or_else(|stuck| panic!("{stuck}"));
+        rest(world);
         end(world, server, stage);
     }
     server.disk().set_space(None);
@@ -46,6 +59,34 @@ pub fn run(world: &World, server: &Server, stage: &Rc<Stage>) {
         }
     }
     panic!("the node does not start although nothing is wrong with it");
+}
+
+fn rest(world: &World) {
+    let micros = world.below(100) * (1 << world.below(12));
+    world.run_for(Duration::from_micros(micros)).unwrap_or_else(|stuck| panic!("{stuck}"));
+}
+
+/// A life in which a data directory fails for good: before the node starts, unless it is the first,
+/// or while it runs. The others go on, and the next life finds it whole again.
+fn lose_directory(world: &World, server: &Server, stage: &Rc<Stage>) {
+    let layout = server.layout();
+    server.set_layout(layout.shards, layout.places.len());
+    let lost = usize::try_from(world.below(layout.places.len() as u64)).expect("few");
+    let is_early = lost > 0 && world.below(2) == 0;
+    server.set_dead(lost, is_early);
+    server.start();
+    let started = server.await_ready(world);
+    started.unwrap_or_else(|why| panic!("the node does not start without directory {lost}: {why}"));
+    rest(world);
+    server.set_dead(lost, true);
+    stage.history().met.dead_directories += 1;
+    rest(world);
+    if layout.places.len() > 1 {
+        others::check(world, stage, &layout, lost);
+    }
+    rest(world);
+    end(world, server, stage);
+    server.set_dead(lost, false);
 }
 
 fn fault(world: &World, server: &Server, stage: &Rc<Stage>) {

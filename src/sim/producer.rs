@@ -16,7 +16,7 @@ use crate::wire::api::{ApiKey, init_producer_id, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{BatchBuilder, Codec, NewRecord, ProducerStamp};
 
-const VERSION: i16 = 12;
+pub const VERSION: i16 = 12;
 const IN_FLIGHT_MAX: usize = 5;
 const PAUSE: Duration = Duration::from_millis(5);
 /// A batch that is still not taken after so many tries is a fault of the node.
@@ -236,7 +236,7 @@ const EXPECTED: &[ErrorCode] = &[
     ErrorCode::NOT_ENOUGH_REPLICAS,
 ];
 
-fn mark_to_value(mark: Mark, padding: usize) -> Vec<u8> {
+pub fn mark_to_value(mark: Mark, padding: usize) -> Vec<u8> {
     let mut value = Vec::with_capacity(8 + padding);
     value.extend(mark.producer.to_be_bytes());
     value.extend(mark.number.to_be_bytes());

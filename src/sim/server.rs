@@ -17,9 +17,9 @@ use crate::io::mailbox::{Receiver, Sender, mailbox, oneshot};
 use crate::io::sim::{Crash, DiskControl, Node, SimIo, World};
 use crate::journal::{self, Flush};
 use crate::node::{
-    BootFailed, CoreSetup, Layout, NODE_FILE, Relay, Report, name, relay, run_core, wire_up,
+    BootFailed, CoreSetup, Layout, NODE_FILE, Place, Relay, Report, name, relay, run_core, wire_up,
 };
-use crate::partition::Shared;
+use crate::partition::{Directories, Shared};
 
 const PORT: u16 = 9092;
 const MEMORY_BYTES: usize = 16 << 20;
@@ -36,13 +36,15 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 const STOP_TIME: Duration = Duration::from_secs(5);
 
-const DATA: &str = "/data";
+/// The data directories, each on a file system of its own.
+const DATA: [&str; 3] = ["/data", "/more", "/most"];
 
 pub struct Server {
     node: Node,
     plan: Plan,
     /// Of the next start.
     shards: Cell<u16>,
+    directories: Cell<usize>,
     moves: Rc<Moves>,
     life: RefCell<Option<Life>>,
 }
@@ -77,8 +79,9 @@ impl Life {
 
 impl Server {
     pub fn new(world: &World, plan: Plan) -> Server {
-        let (shards, moves) = (Cell::new(plan.shards), Rc::default());
-        Server { node: world.node(), plan, shards, moves, life: RefCell::new(None) }
+        let (shards, directories) = (Cell::new(plan.shards), Cell::new(plan.directories));
+        let (node, moves) = (world.node(), Rc::default());
+        Server { node, plan, shards, directories, moves, life: RefCell::new(None) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -129,9 +132,20 @@ impl Server {
         (done, self.moves.begun.get() - done)
     }
 
-    /// From the next start on.
-    pub fn set_shards(&self, shards: u16) {
+    /// From the next start on; no more directories than shards.
+    pub fn set_layout(&self, shards: u16, directories: usize) {
         self.shards.set(shards);
+        self.directories.set(directories.min(usize::from(shards)));
+    }
+
+    /// Of the life that runs, or ran last.
+    pub fn layout(&self) -> Layout {
+        self.recorded().expect("it was laid out")
+    }
+
+    /// Has a data directory fail for good, or be whole again.
+    pub fn set_dead(&self, directory: usize, is_dead: bool) {
+        self.disk().set_dead(Path::new(DATA[directory]), is_dead);
     }
 
     pub fn set_clock_skew(&self, millis: i64) {
@@ -151,7 +165,8 @@ impl Server {
             node: self.node.clone(),
             plan: self.plan,
             shards,
-            layout: self.layout(),
+            places: places(self.directories.get()),
+            layout: self.recorded(),
             moves: self.moves.clone(),
             running: running.clone(),
             report,
@@ -163,8 +178,8 @@ impl Server {
     }
 
     /// What `node.toml` says, if it is there.
-    fn layout(&self) -> Option<Layout> {
-        let file = Path::new(DATA).join(NODE_FILE);
+    fn recorded(&self) -> Option<Layout> {
+        let file = Path::new(DATA[0]).join(NODE_FILE);
         let text = String::from_utf8(self.disk().read(&file)?).expect("text");
         Some(Layout::read(&text, &file).expect("it is whole at every moment"))
     }
@@ -207,6 +222,7 @@ struct Boot {
     node: Node,
     plan: Plan,
     shards: u16,
+    places: Vec<Place>,
     layout: Option<Layout>,
     moves: Rc<Moves>,
     running: Rc<Cell<u16>>,
@@ -228,33 +244,55 @@ impl Boot {
 
     async fn lay_out(&self) -> Result<Layout, BootFailed> {
         let io = self.node.core(0);
-        let path = Path::new(DATA);
-        let Some(from) = self.layout else {
-            let failed = |error: std::io::Error| BootFailed(error.to_string());
-            io.create_directory(path).map_err(failed)?;
-            let layout = Layout::new(self.shards);
-            return name(&io, path, layout).await.map(|()| layout).map_err(failed);
+        let failed = |error: std::io::Error| BootFailed(error.to_string());
+        let Some(from) = &self.layout else {
+            for place in &self.places {
+                io.create_directory(&place.path).map_err(failed)?;
+            }
+            let layout = Layout::new(self.shards, self.places.clone());
+            return name(&io, &layout).await.map(|()| layout).map_err(failed);
         };
-        if from.shards == self.shards {
-            return Ok(from);
+        if from.shards == self.shards && from.places.len() == self.places.len() {
+            return Ok(from.clone());
         }
         self.moves.begun.set(self.moves.begun.get() + 1);
-        let (shards, config) = (self.shards, &config(self.plan));
-        let journal = &|layout, core| self.journal(layout, core);
-        let task = Relay { path, from, shards, config, memory_bytes: MEMORY_BYTES, journal };
-        let (layout, _) = relay(&io, task).await?;
+        for place in &self.places {
+            io.create_directory(&place.path).map_err(failed)?;
+        }
+        let to = from.followed_by(self.shards, self.places.clone())?;
+        let config = &config(self.plan);
+        let journal = &|layout: &Layout, core| self.journal(layout, core);
+        let task = Relay { from, to: &to, config, memory_bytes: MEMORY_BYTES, journal };
+        relay(&io, task).await?;
         self.moves.done.set(self.moves.done.get() + 1);
-        Ok(layout)
+        Ok(to)
+    }
+
+    /// The directories of a layout, those out of use that have failed before.
+    fn directories(&self, layout: &Layout) -> Directories {
+        let paths = layout.places.iter().map(|place| place.path.clone());
+        let directories = Directories::new(paths, layout.shards);
+        let io = self.node.core(0);
+        for (number, place) in layout.places.iter().enumerate() {
+            if let Err(error) = io.list(&place.path) {
+                directories.fail(number, error.to_string());
+            }
+        }
+        directories
     }
 
     fn start_cores(self, layout: Layout) {
         let shards = self.shards;
-        let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards));
+        let directories = self.directories(&layout);
+        let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards, directories));
         let connection_count = Arc::new(AtomicUsize::new(0));
-        let names = self.node.core(0).list(Path::new(DATA)).expect("it is there");
-        let stale = names.iter().filter(|name| layout.is_stale(name));
-        let mut stale: Vec<PathBuf> = stale.map(|name| Path::new(DATA).join(name)).collect();
-        let settings: Vec<_> = (0..shards).map(|core| self.journal(layout, core)).collect();
+        let mut stale: Vec<PathBuf> = Vec::new();
+        for path in DATA.map(Path::new) {
+            let names = self.node.core(0).list(path).unwrap_or_default();
+            let names = names.iter().filter(|name| layout.is_stale(path, name));
+            stale.extend(names.map(|name| path.join(name)));
+        }
+        let settings: Vec<_> = (0..shards).map(|core| self.journal(&layout, core)).collect();
         let Boot { node, running, report, stopped, .. } = self;
         let address = SocketAddr::new(node.ip(), PORT);
         let host = node.ip().to_string();
@@ -285,9 +323,9 @@ impl Boot {
         }
     }
 
-    fn journal(&self, layout: Layout, core: u16) -> journal::Settings {
+    fn journal(&self, layout: &Layout, core: u16) -> journal::Settings {
         journal::Settings {
-            directory: layout.core(Path::new(DATA), core),
+            directory: layout.core(core),
             file_bytes: self.plan.journal_file_bytes,
             bytes_max: JOURNAL_FILES * self.plan.journal_file_bytes,
             kept_bytes: self.plan.journal_file_bytes,
@@ -297,6 +335,11 @@ impl Boot {
             flush: if self.plan.flushed { Flush::EveryGroup } else { Flush::Within(FLUSH_WITHIN) },
         }
     }
+}
+
+fn places(directories: usize) -> Vec<Place> {
+    let place = |path: &&str| Place { id: path.to_string(), path: path.into() };
+    DATA.iter().take(directories).map(place).collect()
 }
 
 fn config(plan: Plan) -> BrokerConfig {

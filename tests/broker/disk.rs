@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,13 +32,18 @@ const FOREVER: (&str, &str) = ("retention.ms", "-1");
 const SMALL_SEGMENTS: (&str, &str) = ("segment.bytes", "4194304");
 
 /// A file system in a file, mounted as long as this lives.
-struct Disk {
+pub struct Disk {
     folder: TempDir,
 }
 
+/// The ioctl by which ext4 fails everything from here on, and its argument: not even what is under
+/// way reaches the disk (`EXT4_IOC_SHUTDOWN`, `EXT4_GOING_FLAGS_NOLOGFLUSH`).
+const SHUTDOWN: libc::Ioctl = 0x8004_587d;
+const AT_ONCE: u32 = 2;
+
 impl Disk {
     /// `None`, and a word why, where it cannot be mounted.
-    fn of(mebibytes: u64, block_bytes: u32) -> Option<Disk> {
+    pub fn of(mebibytes: u64, block_bytes: u32) -> Option<Disk> {
         // SAFETY: no pointers, and it never fails.
         if unsafe { libc::geteuid() } != 0 {
             println!("skipped: only root may mount a file system");
@@ -52,17 +58,38 @@ impl Disk {
         let block = block_bytes.to_string();
         let make = ["-q", "-F", "-m", "0", "-b", &block];
         let made = Command::new("mkfs.ext4").args(make).arg(&image).status();
-        let mount =
-            || Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()).status();
-        let works = |ran: std::io::Result<std::process::ExitStatus>| ran.is_ok_and(|s| s.success());
-        if !works(made) || !works(mount()) {
+        if !works(made) || !disk.mount() {
             println!("skipped: this machine mounts no file of ext4");
             return None;
         }
         Some(disk)
     }
 
-    fn path(&self) -> PathBuf {
+    fn mount(&self) -> bool {
+        let image = self.folder.path().join("image");
+        works(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.path()).status())
+    }
+
+    /// Every read and write fails from here on, as those of a disk that is gone.
+    pub fn fail(&self) {
+        let root = fs::File::open(self.path()).expect("it is mounted");
+        // SAFETY: the descriptor is open, and the argument is read only.
+        let outcome = unsafe { libc::ioctl(root.as_raw_fd(), SHUTDOWN, &AT_ONCE) };
+        assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Takes it away: an empty folder is left. Nobody may have a file of it open.
+    pub fn unmount(&self) {
+        // The kernel closes the files of a killed process's rings a moment later.
+        await_that("nobody uses it", || works(Command::new("umount").arg(self.path()).status()));
+    }
+
+    /// Brings it back with what has reached it.
+    pub fn mount_again(&self) {
+        assert!(self.mount(), "it can be mounted");
+    }
+
+    pub fn path(&self) -> PathBuf {
         self.folder.path().join("mounted")
     }
 
@@ -93,6 +120,10 @@ impl Drop for Disk {
         // Where it was never mounted this says so, and there is nothing to do.
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
+}
+
+fn works(ran: std::io::Result<std::process::ExitStatus>) -> bool {
+    ran.is_ok_and(|status| status.success())
 }
 
 /// Writes a million bytes at a time to these topics in turn until nothing is taken for a while,

@@ -17,6 +17,7 @@ mod frames;
 mod full;
 mod groups;
 mod hostile;
+mod jbod;
 mod kill;
 mod librdkafka;
 mod million;

@@ -246,11 +246,11 @@ fn a_data_directory_of_a_newer_corelog_is_left_alone() {
     let newer = |path: &Path, at: usize, from: u8| {
         let mut bytes = fs::read(path).expect("readable");
         assert_eq!(bytes[at], from);
-        bytes[at] = from + 2;
+        bytes[at] = from + 3;
         fs::write(path, bytes).expect("writable");
     };
     let at = "format = 1".len() - 1;
-    let words = "has format 3";
+    let words = "has format 4";
     for (path, at, from) in [(&node, at, b'1'), (&journal, 4, 1)] {
         let good = fs::read(path).expect("readable");
         newer(path, at, from);

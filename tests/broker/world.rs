@@ -29,6 +29,8 @@ pub struct Broker {
     address: SocketAddr,
     settings: Vec<(String, String)>,
     folder: TempDir,
+    /// Data directories beside or instead of the folder's own.
+    directories: Vec<PathBuf>,
 }
 
 impl Broker {
@@ -40,6 +42,7 @@ impl Broker {
                 address: address.parse().expect("CORELOG_TEST_BOOTSTRAP is IP:PORT"),
                 settings: Vec::new(),
                 folder: folder(),
+                directories: Vec::new(),
             },
             Err(_) => Broker::start(&[]),
         }
@@ -66,6 +69,14 @@ impl Broker {
         broker
     }
 
+    /// As `start`, with its data in these directories.
+    pub fn start_across(directories: &[PathBuf], settings: &[(&str, &str)]) -> Broker {
+        let mut broker = Broker::prepare(&[SMALL, settings].concat());
+        broker.set_directories(directories);
+        broker.launch();
+        broker
+    }
+
     /// Starts the binary as it comes, on an empty folder.
     pub fn start_with_defaults() -> Broker {
         let mut broker = Broker::prepare(&[]);
@@ -76,12 +87,18 @@ impl Broker {
     fn prepare(settings: &[(&str, &str)]) -> Broker {
         let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let settings = settings.iter().map(owned).collect();
-        Broker { child: None, address: free_address(), settings, folder: folder() }
+        let (folder, directories) = (folder(), Vec::new());
+        Broker { child: None, address: free_address(), settings, folder, directories }
     }
 
     /// Changes a setting, from the next start on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.push((name.to_string(), value.to_string()));
+    }
+
+    /// Changes the data directories, from the next start on.
+    pub fn set_directories(&mut self, directories: &[PathBuf]) {
+        self.directories = directories.to_vec();
     }
 
     /// Where its data is.
@@ -150,7 +167,15 @@ impl Broker {
 
     /// The command that starts it on its data.
     pub fn command(&self) -> Command {
-        let mut command = serve(&self.data(), &self.bootstrap());
+        let data = self.data();
+        let (first, others) = match self.directories.split_first() {
+            Some((first, others)) => (first, others),
+            None => (&data, &[][..]),
+        };
+        let mut command = serve(first, &self.bootstrap());
+        for directory in others {
+            command.arg("--data-dir").arg(directory);
+        }
         for (name, value) in &self.settings {
             command.env(format!("CORELOG_{}", name.replace('.', "_").to_uppercase()), value);
         }

@@ -132,17 +132,23 @@ impl Io for SimIo {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         self.check_current()?;
-        self.core.disk.borrow().list(directory)
+        let disk = self.core.disk.borrow();
+        disk.check_alive(directory)?;
+        disk.list(directory)
     }
 
-    fn space(&self, _: &Path) -> io::Result<Space> {
+    fn space(&self, path: &Path) -> io::Result<Space> {
         self.check_current()?;
-        Ok(self.core.disk.borrow().space())
+        let disk = self.core.disk.borrow();
+        disk.check_alive(path)?;
+        Ok(disk.space())
     }
 
     fn create_directory(&self, directory: &Path) -> io::Result<()> {
         self.check_current()?;
-        self.core.disk.borrow_mut().create_directory(directory)
+        let mut disk = self.core.disk.borrow_mut();
+        disk.check_alive(directory)?;
+        disk.create_directory(directory)
     }
 
     async fn make_directory(&self, directory: &Path) -> io::Result<()> {

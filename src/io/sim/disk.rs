@@ -6,9 +6,11 @@
 //! Invariants
 //!   K1  An operation takes effect at most once: at its completion or at a crash.
 //!   K2  The files' lengths together never grow beyond the space.
+//!   K3  On a dead file system every operation fails; what a write leaves there is up to chance.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -94,6 +96,8 @@ pub struct Disk {
     /// Per kind, how many go well before one fails.
     faults: Vec<(Fault, u32)>,
     space: Option<u64>,
+    /// File systems that have died, by their top folders.
+    dead: BTreeSet<OsString>,
     /// Says that it has flushed, and has not.
     lies: bool,
 }
@@ -187,6 +191,24 @@ impl Operation {
         }
     }
 
+    fn file_system(&self) -> OsString {
+        match self {
+            Operation::Read { file, .. }
+            | Operation::Write { file, .. }
+            | Operation::Sync { file, .. }
+            | Operation::Allocate { file, .. }
+            | Operation::Truncate { file, .. } => file.borrow().file_system.clone(),
+            Operation::Open { path, .. }
+            | Operation::Remove { path }
+            | Operation::RemoveUnsynced { path }
+            | Operation::SyncDirectory { path }
+            | Operation::MakeDirectory { path }
+            | Operation::RemoveDirectory { path }
+            | Operation::Rename { from: path, .. }
+            | Operation::Link { from: path, .. } => file_system(path),
+        }
+    }
+
     fn bytes(&self) -> u64 {
         match self {
             Operation::Read { buffer, .. } => buffer.len() as u64,
@@ -215,6 +237,9 @@ impl Disk {
     }
 
     fn execute(&mut self, operation: Operation, chance: &Chance) -> io::Result<Answer> {
+        if self.is_dead(&operation.file_system()) {
+            return Err(self.die(operation, chance));
+        }
         if self.fails(operation.kind()) {
             return Err(self.fail(operation, chance));
         }
@@ -264,6 +289,20 @@ impl Disk {
             }
             Operation::RemoveDirectory { path } => self.remove_directory(&path),
         }
+    }
+
+    fn is_dead(&self, file_system: &OsStr) -> bool {
+        self.dead.contains(file_system)
+    }
+
+    /// An operation on a dead file system (K3).
+    fn die(&mut self, operation: Operation, chance: &Chance) -> io::Error {
+        match operation {
+            Operation::Write { file, offset, data, .. } => self.tear(&file, offset, &data, chance),
+            Operation::Sync { file, through } => file.borrow_mut().fail_sync(through),
+            _ => {}
+        }
+        io::Error::from_raw_os_error(libc::EIO)
     }
 
     /// Whether it is this operation's turn to fail.
@@ -372,6 +411,7 @@ impl Disk {
             (how, None) => {
                 self.check_parent(&path)?;
                 let file = SharedInode::default();
+                file.borrow_mut().file_system = file_system(&path);
                 self.unsynced.entry(path.clone()).or_insert(None);
                 self.files.insert(path.clone(), file.clone());
                 if how == OpenHow::CreateNew {
@@ -422,10 +462,9 @@ impl Disk {
         Ok(Answer::Done)
     }
 
-    /// What is below different top folders is on different file systems.
     fn link(&mut self, from: &Path, to: PathBuf) -> io::Result<Answer> {
         let file = self.files.get(from).cloned().ok_or_else(|| not_found(from))?;
-        if from.components().nth(1) != to.components().nth(1) {
+        if file_system(from) != file_system(&to) {
             return Err(io::Error::from_raw_os_error(libc::EXDEV));
         }
         self.check_parent(&to)?;
@@ -509,6 +548,21 @@ impl Disk {
         self.faults.push((kind, after));
     }
 
+    pub fn set_dead(&mut self, path: &Path, is_dead: bool) {
+        let name = file_system(path);
+        if is_dead {
+            self.dead.insert(name);
+        } else {
+            self.dead.remove(&name);
+        }
+    }
+
+    /// Fails where the file system of `path` is dead.
+    pub fn check_alive(&self, path: &Path) -> io::Result<()> {
+        let is_dead = self.is_dead(&file_system(path));
+        if is_dead { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
     pub fn set_space(&mut self, space: Option<u64>) {
         self.space = space;
     }
@@ -532,6 +586,11 @@ impl Disk {
     pub fn underway(&self) -> usize {
         self.underway.len()
     }
+}
+
+/// What is below different top folders is on different file systems.
+fn file_system(path: &Path) -> OsString {
+    path.components().nth(1).map(|top| top.as_os_str().to_owned()).unwrap_or_default()
 }
 
 fn not_found(path: &Path) -> io::Error {

@@ -11,6 +11,7 @@
 //!   D3  Without a crash, reads give the last completed write.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use bytes::{Bytes, BytesMut};
 
@@ -119,6 +120,8 @@ impl Fate {
 /// A file's content, whatever its name.
 #[derive(Default)]
 pub struct Inode {
+    /// The file system that it is on, by its top folder.
+    pub file_system: OsString,
     visible: Image,
     durable: Image,
     unsynced: BTreeMap<u64, Vec<Version>>,

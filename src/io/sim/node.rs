@@ -144,6 +144,11 @@ impl DiskControl {
         self.disk.borrow_mut().set_space(space);
     }
 
+    /// Has every operation fail that touches the file system of `path`, or none any more.
+    pub fn set_dead(&self, path: &Path, is_dead: bool) {
+        self.disk.borrow_mut().set_dead(path, is_dead);
+    }
+
     /// From here on nothing is durable, whatever the disk answers.
     pub fn lie_about_flushes(&self) {
         self.disk.borrow_mut().set_lying();

@@ -1,0 +1,105 @@
+//! A core whose data directory has failed: it takes nothing and serves nothing of what it stores,
+//! while the cores on other directories go on.
+//!
+//!     a write or flush fails ─► the journal is poisoned ─┐         ┌► journals of its other cores
+//!     a read fails, and so does a write that tries it ───┴► failed ┴► waiting fetches: an answer
+//!
+//! Lives on: every core, one task, which sleeps until then.
+//!
+//! Invariants
+//!   X1  A failed directory's journals are all poisoned: what holds for one whose write has failed
+//!       holds for every core of the directory, whoever noticed it.
+//!   X2  One bad place is not a bad disk: a read that fails takes a directory out of use only if
+//!       nothing can be written to it either.
+
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::Owner;
+use crate::base::buffer::Arena;
+use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
+use crate::wire::error::ErrorCode;
+
+/// What is written to see whether anything can be, in a core's folder.
+const TRIAL: &str = "trial";
+
+/// Waits for the failure of the core's directory.
+pub(super) async fn run<I: Io>(owner: Rc<Owner<I>>) {
+    let directories = owner.shared.directories();
+    let core = owner.core();
+    let why = poll_fn(|context| directories.poll_failure(core, context.waker())).await;
+    owner.journal.fail(why);
+    for log in owner.logs.borrow().values() {
+        log.borrow_mut().close();
+    }
+}
+
+impl<I: Io> Owner<I> {
+    /// Whether the core's directory has failed.
+    pub fn is_offline(&self) -> bool {
+        self.shared.directories().is_offline(self.core())
+    }
+
+    /// What a partition of this core is answered with while its directory has failed.
+    pub(super) fn check_online(&self) -> Result<(), ErrorCode> {
+        if self.is_offline() { Err(ErrorCode::KAFKA_STORAGE_ERROR) } else { Ok(()) }
+    }
+
+    /// Why nothing is written to the core's partitions, if its directory has failed.
+    pub(super) fn offline_in_words(&self) -> Option<String> {
+        let directories = self.shared.directories();
+        let why = directories.failure(self.core())?;
+        let (path, _) = directories.iter().nth(directories.of(self.core()))?;
+        Some(format!(
+            "the data directory {} has failed ({why}): the partition is offline until the disk is \
+             mended and the node started again",
+            path.display()
+        ))
+    }
+
+    /// Takes the core's directory out of use, if the node has others.
+    pub(super) fn give_up_directory(&self, why: &str) {
+        self.shared.directories().give_up(self.core(), why);
+    }
+
+    /// Looks after a failed read whether the directory can be used at all (X2).
+    pub(super) async fn doubt_directory(&self, error: &io::Error) {
+        let is_of_device =
+            error.raw_os_error().is_some() || error.kind() == io::ErrorKind::NotFound;
+        let is_alone = self.shared.directories().count() == 1;
+        if is_alone || !is_of_device || self.is_offline() || self.doubting.replace(true) {
+            return;
+        }
+        let path = self.journal.directory().join(TRIAL);
+        let tried = self.try_write(path).await;
+        self.doubting.set(false);
+        match tried {
+            Err(failed) if !is_passing(&failed) => {
+                self.give_up_directory(&format!("a read failed ({error}), and a write ({failed})"));
+            }
+            _ => {}
+        }
+    }
+
+    async fn try_write(&self, path: PathBuf) -> io::Result<()> {
+        let file = match self.io.open(&path, OpenHow::CreateNew).await {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.io.open(&path, OpenHow::Existing).await?
+            }
+            outcome => outcome?,
+        };
+        let block = Arena::new(BLOCK_BYTES).take(BLOCK_BYTES);
+        let mut block = block.ok_or(io::ErrorKind::OutOfMemory)?;
+        block.fill(0);
+        file.write_at(0, block.freeze(), Durability::Flushed).await?;
+        self.io.remove(&path).await
+    }
+}
+
+/// Whether a failed write says nothing of the disk's health.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    matches!(error.kind(), OutOfMemory | StorageFull | QuotaExceeded)
+}
