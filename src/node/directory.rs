@@ -45,6 +45,16 @@ struct Node {
     shards: u16,
     #[serde(default, skip_serializing_if = "is_first")]
     generation: u32,
+    /// The CRC-32 of the others: a digit that flips would name other folders, and the right ones
+    /// would be taken for leftovers. Older programs neither write nor mind it.
+    check: Option<u32>,
+}
+
+impl Node {
+    fn sum(&self) -> u32 {
+        let Node { format, shards, generation, check: _ } = self;
+        crc32fast::hash(format!("{format} {shards} {generation}").as_bytes())
+    }
 }
 
 fn is_first(generation: &u32) -> bool {
@@ -89,6 +99,7 @@ impl Layout {
         let node: Node = toml::from_str(text).map_err(|error| {
             BootFailed(format!("{} is damaged ({}): restore it", file.display(), error.message()))
         })?;
+        let is_sound = node.check.is_none_or(|check| check == node.sum());
         if node.format > FORMAT {
             return Err(BootFailed(format!(
                 "{} has format {}, this program knows up to {FORMAT}: start the newer Corelog \
@@ -100,6 +111,12 @@ impl Layout {
         if node.shards == 0 {
             return Err(BootFailed(format!("{} names 0 shards: restore it", file.display())));
         }
+        if !is_sound {
+            return Err(BootFailed(format!(
+                "{} is damaged (its check is not that of what it says): restore it",
+                file.display()
+            )));
+        }
         Ok(Layout { shards: node.shards, generation: node.generation })
     }
 
@@ -107,7 +124,9 @@ impl Layout {
     pub fn text(self) -> io::Result<String> {
         let Layout { shards, generation } = self;
         let format = if generation == 0 { FORMAT_FIRST } else { FORMAT };
-        toml::to_string(&Node { format, shards, generation }).map_err(io::Error::other)
+        let mut node = Node { format, shards, generation, check: None };
+        node.check = Some(node.sum());
+        toml::to_string(&node).map_err(io::Error::other)
     }
 }
 
@@ -122,7 +141,7 @@ impl Directory {
         let path = path.canonicalize().map_err(|error| failed("find", error))?;
         let lock = lock(&path)?;
         let file = path.join(NODE_FILE);
-        let layout = match std::fs::read_to_string(&file) {
+        let layout = match read_text(&file) {
             Ok(text) => Layout::read(&text, &file)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 check_unused(&path)?;
@@ -140,8 +159,7 @@ impl Directory {
         let failed = |error| refused_by_system("read the data directory", path, &error);
         let path = path.canonicalize().map_err(failed)?;
         let file = path.join(NODE_FILE);
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| refused_by_system("read", &file, &error))?;
+        let text = read_text(&file).map_err(|error| refused_by_system("read", &file, &error))?;
         let lock = lock(&path)?;
         let layout = Layout::read(&text, &file)?;
         Ok(Directory { path, layout, _lock: lock })
@@ -168,6 +186,11 @@ impl Directory {
         let stale = names.filter(|name| self.layout.is_stale(name));
         stale.map(|name| self.path.join(name)).collect()
     }
+}
+
+/// A file's text; what is none in it makes it one that says nothing.
+fn read_text(file: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(file)?).into_owned())
 }
 
 /// The system refused to do something with a path; the remedy where it is known.
@@ -252,7 +275,15 @@ mod tests {
         let path = Path::new("/data");
         let first = Layout::new(2);
         let text = first.text().expect("text");
-        assert_eq!(text, "format = 1\nshards = 2\n", "as older programs know it");
+        assert!(text.starts_with("format = 1\nshards = 2\n"), "as older programs know it");
+        assert_eq!(Layout::read("format = 1\nshards = 2\n", path), Ok(first), "written by one");
+        for (at, bit) in (0..text.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1 << bit;
+            let damaged = String::from_utf8_lossy(&bytes).into_owned();
+            let read = Layout::read(&damaged, path);
+            assert!(read.is_err() || read == Ok(first), "{damaged}");
+        }
         assert_eq!(Layout::read(&text, path), Ok(first));
         let second = first.followed_by(3).expect("a number is left");
         let text = second.text().expect("text");
