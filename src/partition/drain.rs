@@ -445,7 +445,7 @@ impl<I: Io> Owner<I> {
         for extent in extents {
             let bytes = match share.remove(&extent.base) {
                 Some((_, body)) => body,
-                None => self.read_to_move(partition, &extent).await?,
+                None => self.read_to_move(log, &extent).await?.0,
             };
             if self.is_to_roll(&growing, &extent, &config) {
                 let id = growing.id(partition);
