@@ -15,7 +15,7 @@ use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;
 use crate::metadata::Command;
 use crate::partition::Checkpoint;
-use crate::segment::{Damage, Piece, Seen, Segment, check_file, named, read_pack};
+use crate::segment::{Damage, DirectoryFlaw, Piece, Seen, Segment, check_file, named, read_pack};
 use crate::wire::records::{self, BatchHeader};
 
 #[derive(clap::Args)]
@@ -28,8 +28,9 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What is in a pack: each piece, then what is in it.
+/// What is in a pack: what is wrong with its directory, each piece, and what is in that.
 enum InPack<'a> {
+    Flaw(DirectoryFlaw),
     Piece(&'a Piece),
     Seen(Seen<'a>),
 }
@@ -64,6 +65,7 @@ impl Arguments {
             _ if self.is_pack() => self.walk_pack(&mut |met| match met {
                 InPack::Seen(seen) => write(totals.see(&seen, self.json)),
                 InPack::Piece(piece) => write(vec![piece_words(piece, self.json)]),
+                InPack::Flaw(flaw) => write(totals.flaw(flaw, self.json)),
             }),
             Some(found) => found.and_then(|segment| {
                 let mut note = |seen: Seen<'_>| write(totals.see(&seen, self.json));
@@ -94,7 +96,10 @@ impl Arguments {
     }
 
     fn walk_pack(&self, visit: &mut dyn FnMut(InPack<'_>)) -> std::io::Result<()> {
-        let pack = read_pack(&self.file)?;
+        let (pack, flaw) = read_pack(&self.file)?;
+        if let Some(flaw) = flaw {
+            visit(InPack::Flaw(flaw));
+        }
         for piece in &pack.pieces {
             visit(InPack::Piece(piece));
             check_file(&self.file, &pack.segment(piece, 0), &mut |seen| visit(InPack::Seen(seen)))?;
@@ -119,6 +124,20 @@ impl Arguments {
 }
 
 impl Totals {
+    /// The lines that tell of a pack's directory.
+    fn flaw(&mut self, flaw: DirectoryFlaw, as_json: bool) -> Vec<String> {
+        self.damaged += 1;
+        vec![if as_json {
+            json!({ "damage": flaw.to_string() }).to_string()
+        } else {
+            format!(
+                "{:>12}  DAMAGED: {flaw}; the node goes by its checkpoints, and `corelog repair` \
+                 makes the directory anew from them",
+                ""
+            )
+        }]
+    }
+
     /// The lines that tell of a segment's batch or damage.
     fn see(&mut self, seen: &Seen<'_>, as_json: bool) -> Vec<String> {
         match seen {

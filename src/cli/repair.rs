@@ -16,14 +16,20 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
+use crate::base::limits::PRODUCER_ID_BLOCK;
 use crate::client::failure::Failure;
 use crate::journal::mend::{Patch, Survey};
 use crate::journal::{Entry, NO_PARTITION};
 use crate::metadata::{Image, owner};
 use crate::node::DataDirectories;
-use crate::partition::{Account, Lost, directory_of, recovered_name};
-use crate::segment::{self, Damage, Home, Seen, Segment, SegmentId};
-use crate::wire::records;
+use crate::partition::{
+    Account, EpochStart, Lost, directory_of, epoch_at, recovered_name, wrong_epoch,
+};
+use crate::segment::{self, Damage, Home, Piece, Seen, Segment, SegmentId};
+use crate::wire::records::{self, BatchHeader};
+
+/// Leader epochs, and blocks of producer ids, that a missing end of the journal has named at most.
+const GIVEN_MAX: Epoch = 1024;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -49,6 +55,8 @@ struct Core {
     named: Vec<(Entry, Option<Offset>)>,
     entries: Vec<(Entry, Vec<u8>)>,
     segments: Vec<Mending>,
+    /// Packs that get a directory, of these pieces.
+    packs: Vec<(PathBuf, Vec<Piece>)>,
 }
 
 /// A damaged segment, and what comes in its place.
@@ -57,6 +65,7 @@ struct Mending {
     damage: Vec<Damage>,
     old: Segment,
     new: SegmentId,
+    epochs: Vec<EpochStart>,
 }
 
 /// What was found, in sentences, and whether all of it can be mended.
@@ -224,8 +233,8 @@ fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Cor
         }
         let named = survey.breaks.iter().flat_map(|broken| broken.named.iter().copied());
         let named = named.collect();
-        let (entries, segments) = (Vec::new(), Vec::new());
-        cores.push(Core { folder, survey, account, named, entries, segments });
+        let (entries, segments, packs) = (Vec::new(), Vec::new(), Vec::new());
+        cores.push(Core { folder, survey, account, named, entries, segments, packs });
     }
     cores
 }
@@ -233,7 +242,7 @@ fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Cor
 /// Topics that have records, and whose creation is lost: number and partitions.
 fn nameless(cores: &[Core], image: &Image) -> BTreeMap<TopicNumber, u32> {
     let mut found = BTreeMap::new();
-    let is_metadata_damaged = cores.first().is_some_and(|core| !core.survey.breaks.is_empty());
+    let is_metadata_damaged = cores.first().is_some_and(|core| core.survey.is_damaged());
     if !is_metadata_damaged {
         return found;
     }
@@ -291,6 +300,13 @@ impl Core {
                 findings.detail(&format!("it holds {kind}"));
             }
         }
+        for file in &self.survey.missing_tail {
+            findings.damage(format!("{} is missing", file.display()));
+            findings.detail(
+                "lost: what was written last on this core, if the file held anything; how much \
+                 cannot be told, and its offsets are given again",
+            );
+        }
         let lost = self.account.lost(&self.named);
         let mut lost: Vec<Lost> = lost.into_iter().filter(|l| names.know(l.partition)).collect();
         let mut replaced: BTreeMap<PartitionId, (Vec<Segment>, Offset)> = BTreeMap::new();
@@ -308,7 +324,7 @@ impl Core {
             let Lost { partition, from, before, is_tail } = gap;
             let more = if *is_tail { ", and perhaps more behind them" } else { "" };
             let name = names.of(*partition);
-            if self.survey.breaks.is_empty() {
+            if !self.survey.is_damaged() {
                 findings.damage(format!("{} lacks records", self.folder.display()));
             }
             findings.detail(&format!("lost: {name}, offsets {from} to before {before}{more}"));
@@ -377,27 +393,22 @@ impl Core {
     ) {
         let ids: Vec<PartitionId> =
             self.account.partitions().filter(|id| names.know(*id)).collect();
+        let mut packed: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
         for partition in ids {
             let mut segments = self.account.segments(partition);
             let mut is_changed = false;
             for segment in &mut segments {
-                let id = segment.id(partition);
-                let path = segment::file_path(&self.segments_folder(), id);
-                let damage = damage_in(&path, segment, findings);
-                if damage.is_empty() {
-                    continue;
+                if let Some(mending) = self.judge_segment(partition, segment, names, findings) {
+                    segment.home = mending.new.home;
+                    segment.bytes = mended_bytes(&mending.old, &mending.damage);
+                    is_changed = true;
+                    self.segments.push(mending);
                 }
-                for Damage { position, from, before, flaw, .. } in &damage {
-                    let position = position + segment.start();
-                    let (file, name) = (path.display(), names.of(partition));
-                    findings.damage(format!("{file} is damaged at byte {position}: {flaw}"));
-                    findings.detail(&format!("lost: {name}, offsets {from} to before {before}"));
+                if let Home::Pack { number, position } = segment.home {
+                    let Segment { base, next, bytes, max_timestamp, .. } = *segment;
+                    let piece = Piece { partition, base, next, position, bytes, max_timestamp };
+                    packed.entry(number).or_default().push(piece);
                 }
-                let old = *segment;
-                segment.home = Home::File { generation: old.generation() + 1 };
-                segment.bytes = mended_bytes(&old, &damage);
-                is_changed = true;
-                self.segments.push(Mending { id, damage, old, new: segment.id(partition) });
             }
             if is_changed {
                 let known = replaced.remove(&partition);
@@ -407,7 +418,69 @@ impl Core {
                 replaced.insert(partition, (segments, hot_start));
             }
         }
+        self.judge_packs(packed, findings);
     }
+
+    /// What is wrong with a segment, if something is.
+    fn judge_segment(
+        &self,
+        partition: PartitionId,
+        segment: &Segment,
+        names: &Names<'_>,
+        findings: &mut Findings,
+    ) -> Option<Mending> {
+        let id = segment.id(partition);
+        let path = segment::file_path(&self.segments_folder(), id);
+        let epochs = self.account.epochs(partition);
+        let (damage, wrong) = damage_in(&path, segment, epochs, findings);
+        let (file, name) = (path.display(), names.of(partition));
+        for Damage { position, from, before, flaw, .. } in &damage {
+            let position = position + segment.start();
+            findings.damage(format!("{file} is damaged at byte {position}: {flaw}"));
+            findings.detail(&format!("lost: {name}, offsets {from} to before {before}"));
+        }
+        for WrongEpoch { position, header, due } in &wrong {
+            let position = position + segment.start();
+            let (from, before) = (header.base_offset, header.next_offset());
+            findings.damage(format!(
+                "{file} is damaged at byte {position}: a leader epoch is {} where {due} belongs",
+                header.leader_epoch
+            ));
+            findings.detail(&format!(
+                "nothing is lost: {name}, offsets {from} to before {before}, get the right one"
+            ));
+        }
+        let home = Home::File { generation: segment.generation() + 1 };
+        let (old, new) = (*segment, SegmentId { home, ..id });
+        let epochs = epochs.to_vec();
+        let is_damaged = !damage.is_empty() || !wrong.is_empty();
+        is_damaged.then_some(Mending { id, damage, old, new, epochs })
+    }
+
+    /// Packs whose directory is damaged, of those in which something is left.
+    fn judge_packs(&mut self, packed: BTreeMap<u32, Vec<Piece>>, findings: &mut Findings) {
+        for (number, pieces) in packed {
+            let path = segment::pack_path(&self.segments_folder(), number);
+            match segment::read_pack(&path) {
+                Ok((_, None)) => {}
+                Ok((_, Some(flaw))) => {
+                    findings.damage(format!("{} is damaged: {flaw}", path.display()));
+                    findings.detail("nothing is lost with that: the directory is made anew");
+                    self.packs.push((path, pieces));
+                }
+                Err(error) => {
+                    findings.hopeless(format!("{} cannot be read: {error}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+/// A batch whose leader epoch is not that of its offsets.
+struct WrongEpoch {
+    position: u64,
+    header: BatchHeader,
+    due: Epoch,
 }
 
 /// A topic for each number without a name, and numbers given out stay given out.
@@ -418,9 +491,12 @@ fn restore_metadata(
 ) {
     let epoch: Epoch = cores.iter().map(|core| core.account.epoch()).max().unwrap_or(0);
     let producer = cores.iter().map(|core| core.account.producer_id()).max().unwrap_or(-1);
-    let Some(first) = cores.first_mut().filter(|core| !core.survey.breaks.is_empty()) else {
+    let Some(first) = cores.first_mut().filter(|core| core.survey.is_damaged()) else {
         return;
     };
+    // What was given out in files that are missing is not known.
+    let unknown = if first.survey.missing_tail.is_empty() { 0 } else { GIVEN_MAX };
+    let (epoch, producer) = (epoch + unknown, producer + i64::from(unknown) * PRODUCER_ID_BLOCK);
     for number in nameless.keys() {
         findings.detail(&format!(
             "the name of topic number {} is lost: it is called {} and keeps its records for ever",
@@ -434,23 +510,30 @@ fn restore_metadata(
     }
 }
 
-fn damage_in(path: &Path, segment: &Segment, findings: &mut Findings) -> Vec<Damage> {
-    let mut found = Vec::new();
-    let looked = segment::check_file(path, segment, &mut |seen| {
-        if let Seen::Damage(damage) = seen {
-            found.push(damage);
+fn damage_in(
+    path: &Path,
+    segment: &Segment,
+    epochs: &[EpochStart],
+    findings: &mut Findings,
+) -> (Vec<Damage>, Vec<WrongEpoch>) {
+    let (mut found, mut wrong) = (Vec::new(), Vec::new());
+    let looked = segment::check_file(path, segment, &mut |seen| match seen {
+        Seen::Damage(damage) => found.push(damage),
+        Seen::Batch { position, header, .. } => {
+            let due = wrong_epoch(epochs, &header);
+            wrong.extend(due.map(|due| WrongEpoch { position, header, due }));
         }
     });
     match looked {
-        Ok(()) => found,
+        Ok(()) => (found, wrong),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let (from, before) = (segment.base, segment.next);
             let flaw = segment::Flaw::Missing;
-            vec![Damage { position: 0, bytes: segment.bytes, from, before, flaw }]
+            (vec![Damage { position: 0, bytes: segment.bytes, from, before, flaw }], Vec::new())
         }
         Err(error) => {
             findings.hopeless(format!("{} cannot be read: {error}", path.display()));
-            Vec::new()
+            (Vec::new(), Vec::new())
         }
     }
 }
@@ -470,18 +553,22 @@ fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
     }
     let mut file = io::BufWriter::new(fs::File::create(&path)?);
     let mut outcome = Ok(());
-    let mut epoch = 0;
+    let mut last = 0;
     let mut write = |seen: Seen<'_>| {
         if outcome.is_err() {
             return;
         }
         match seen {
             Seen::Batch { header, batch, .. } => {
-                epoch = header.leader_epoch;
-                outcome = file.write_all(batch);
+                let due = wrong_epoch(&mending.epochs, &header);
+                last = due.unwrap_or(header.leader_epoch);
+                let mut batch = batch.to_vec();
+                records::stamp(&mut batch, header.base_offset, last);
+                outcome = file.write_all(&batch);
             }
             Seen::Damage(Damage { from, before, .. }) if from < before => {
                 let time = mending.old.max_timestamp;
+                let epoch = epoch_at(&mending.epochs, from).unwrap_or(last);
                 outcome = file.write_all(&records::empty(from, before, epoch, time));
             }
             Seen::Damage(_) => {}
@@ -540,6 +627,10 @@ fn mend(keep: &Keep, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
         for mending in &core.segments {
             keep.keep(&segment::file_path(&folder, mending.id))?;
             rewrite(&folder, mending)?;
+        }
+        for (path, pieces) in &core.packs {
+            keep.keep(path)?;
+            segment::write_directory(path, pieces)?;
         }
     }
     for patch in plans.iter().flatten() {

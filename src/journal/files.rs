@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::range::{self, Named};
 use super::{Handle, Inner, Location, Refusal, State, is_no_space};
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 
@@ -56,11 +57,14 @@ pub struct Files<F> {
     released: u64,
     /// Where the last group of each file ends, of those that the head has left.
     ends: BTreeMap<u64, u64>,
+    /// What says which files must be there.
+    pub named: Option<Named<F>>,
 }
 
 impl<F> Files<F> {
     pub fn new() -> Files<F> {
-        Files { open: BTreeMap::new(), first_needed: 0, released: 0, ends: BTreeMap::new() }
+        let (open, ends) = (BTreeMap::new(), BTreeMap::new());
+        Files { open, first_needed: 0, released: 0, ends, named: None }
     }
 
     pub fn insert(&mut self, number: u64, file: F) {
@@ -346,12 +350,14 @@ async fn create<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
         }
     };
     file.allocate(to).await?;
+    range::name_through(inner, number + 1).await?;
     publish(inner, number, file.len().min(inner.settings.file_bytes));
     Ok(())
 }
 
 async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result<()> {
     let directory = &inner.settings.directory;
+    range::no_longer(inner, old).await?;
     inner.io.rename(&path(directory, old), &path(directory, number)).await?;
     let file = {
         let mut state = inner.state.borrow_mut();
@@ -360,6 +366,7 @@ async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result
         state.files.open.insert(number, file.clone());
         file
     };
+    range::name_through(inner, number + 1).await?;
     publish(inner, number, file.len().min(inner.settings.file_bytes));
     Ok(())
 }
@@ -367,7 +374,11 @@ async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result
 /// The lowest number goes first, and nothing else goes on before it is gone: there is no hole.
 async fn discard<I: Io>(inner: &Rc<Inner<I>>, old: u64) {
     let path = path(&inner.settings.directory, old);
-    match inner.io.remove(&path).await {
+    let removed = async {
+        range::no_longer(inner, old).await?;
+        inner.io.remove(&path).await
+    };
+    match removed.await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!("{} is needed no more and not removed: {error}", path.display());
             inner.io.sleep(RETRY).await;

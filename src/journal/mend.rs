@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::inspect::{Met, walk};
 use super::layout::{self, Entry, Flaw, GroupHeader, HEADER_BYTES};
+use super::range::{self, Said};
 use super::{Location, Replayed, files};
 use crate::base::ids::Offset;
 use crate::io::BLOCK_BYTES;
@@ -67,20 +68,15 @@ pub struct Survey {
     /// Sound groups, each behind the one before it but for the breaks.
     chain: Vec<Group>,
     pub breaks: Vec<Break>,
+    /// Files that were made behind the last one that is there.
+    pub missing_tail: Vec<PathBuf>,
     newest: u64,
 }
 
 impl Survey {
     /// Looks at all files of a core's journal; `None` if there is none.
     pub fn of(directory: &Path) -> Result<Option<Survey>, String> {
-        let told = |error: io::Error| format!("cannot read {}: {error}", directory.display());
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(directory).map_err(told)? {
-            let name = entry.map_err(told)?.file_name();
-            numbers.extend(name.to_str().and_then(files::number));
-        }
-        numbers.sort_unstable();
-        let Some(first) = numbers.first().copied() else { return Ok(None) };
+        let Some((numbers, first, missing_tail)) = look(directory)? else { return Ok(None) };
         let Some((journal_id, file_bytes)) = identify(directory, &numbers)? else {
             return Err(format!(
                 "no file in {} begins with a sound group: the journal cannot be told from other \
@@ -116,7 +112,16 @@ impl Survey {
         let newest = groups.keys().next_back().copied().unwrap_or(0);
         let directory = directory.to_owned();
         let (chain, breaks) = (Vec::new(), Vec::new());
-        let mut survey = Survey { directory, journal_id, file_bytes, first, chain, breaks, newest };
+        let mut survey = Survey {
+            directory,
+            journal_id,
+            file_bytes,
+            first,
+            chain,
+            breaks,
+            missing_tail,
+            newest,
+        };
         survey.link(&groups)?;
         Ok(Some(survey))
     }
@@ -171,7 +176,9 @@ impl Survey {
         let in_next = next.address / self.file_bytes != number
             && next.address % self.file_bytes != 0
             && last.is_some_and(|last| next.previous == last.sequence + 1);
-        let missing = (number + 1..next.address / self.file_bytes)
+        // In front of everything, nothing says that this file was left.
+        let from_number = if last.is_some() { number + 1 } else { number };
+        let missing = (from_number..next.address / self.file_bytes)
             .find(|number| !files::path(&self.directory, *number).exists());
         let place = match missing {
             Some(missing) => missing * self.file_bytes,
@@ -225,9 +232,19 @@ impl Survey {
         Ok(())
     }
 
+    /// Whether something is missing that was durable.
+    pub fn is_damaged(&self) -> bool {
+        !self.breaks.is_empty() || !self.missing_tail.is_empty()
+    }
+
     /// The changes with which recovery goes through, and replays `entries` last.
     pub fn plan(&self, entries: &[(Entry, Vec<u8>)]) -> Result<Vec<Patch>, String> {
         let mut patches = Vec::new();
+        // Without a group in them, they are as they were made.
+        for file in &self.missing_tail {
+            let bytes = vec![0; BLOCK_BYTES];
+            patches.push(Patch { file: file.clone(), position: 0, bytes });
+        }
         for broken in &self.breaks {
             patches.extend(self.fill(broken)?);
         }
@@ -249,7 +266,7 @@ impl Survey {
         if number(from) == number(next.address) {
             places.push((from, next.address));
         } else {
-            if next.address == end_of_file {
+            if next.address == end_of_file || last.is_none() {
                 places.push((from, end_of_file));
             }
             for middle in number(from) + 1..number(next.address) {
@@ -260,9 +277,10 @@ impl Survey {
                 places.push((start, next.address));
             }
         }
-        let mut previous = last.map_or(next.previous.saturating_sub(1), |last| last.sequence);
-        let flushed = last.map_or(0, |last| last.flushed);
         let count = places.len();
+        let in_front = next.previous.saturating_sub(count as u64);
+        let mut previous = last.map_or(in_front, |last| last.sequence);
+        let flushed = last.map_or(0, |last| last.flushed);
         let mut patches = Vec::new();
         for (at, (address, limit)) in places.into_iter().enumerate() {
             let is_last = at + 1 == count;
@@ -346,6 +364,37 @@ impl Patch {
     }
 }
 
+/// The numbers of the files that are there, the first that there should be, and the paths of those
+/// that there should be behind the last; `None` if there is nothing.
+type Look = Option<(Vec<u64>, u64, Vec<PathBuf>)>;
+
+fn look(directory: &Path) -> Result<Look, String> {
+    let told = |error: io::Error| format!("cannot read {}: {error}", directory.display());
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory).map_err(told)? {
+        let name = entry.map_err(told)?.file_name();
+        numbers.extend(name.to_str().and_then(files::number));
+    }
+    numbers.sort_unstable();
+    let named = match range::of(directory).map_err(told)? {
+        Said::Range(range, _) => range.first..range.end,
+        Said::Nothing | Said::Damaged => 0..0,
+        Said::Newer(version) => return Err(newer(&range::path(directory), version)),
+    };
+    let Some(first) = numbers.first().copied() else {
+        if named.is_empty() {
+            return Ok(None);
+        }
+        let file = files::path(directory, named.start);
+        return Err(format!("{} is missing, and so are all others: restore them", file.display()));
+    };
+    let last = numbers.last().copied().unwrap_or(first);
+    let missing_tail = (last + 1..named.end).map(|number| files::path(directory, number));
+    let missing_tail: Vec<PathBuf> = missing_tail.collect();
+    let first = if named.is_empty() { first } else { first.min(named.start) };
+    Ok(Some((numbers, first, missing_tail)))
+}
+
 /// The journal's id and its file size, by the first sound group with which a file begins.
 fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, String> {
     let mut known = None;
@@ -362,10 +411,7 @@ fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, Str
         let header = match GroupHeader::read(&header) {
             Ok(header) if u64::from(header.length) <= length => header,
             Err(Flaw::NewerVersion(version)) => {
-                return Err(format!(
-                    "{} has format {version}, which a newer Corelog wrote: use that one",
-                    path.display()
-                ));
+                return Err(newer(&path, version));
             }
             _ => continue,
         };
@@ -376,6 +422,10 @@ fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, Str
         }
     }
     Ok(known)
+}
+
+fn newer(path: &Path, version: u16) -> String {
+    format!("{} has format {version}, which a newer Corelog wrote: use that one", path.display())
 }
 
 /// What is wrong at a place where a group should be.
@@ -419,9 +469,23 @@ impl GroupHeader {
         for (entry, length) in self.directory_entries(group) {
             let body = group.get(at..at + length).unwrap_or_default();
             at += length;
-            let last = records::batches(body).last().map(|(header, _)| header.next_offset());
-            named.push((entry, last.filter(|next| *next > entry.base_offset)));
+            named.push((entry, end_of(&entry, body)));
         }
         named
     }
+}
+
+/// One past the last offset of an entry that may be damaged, where that is known: of what its
+/// batches say, nothing counts that one flipped byte could have made up.
+fn end_of(entry: &Entry, body: &[u8]) -> Option<Offset> {
+    let mut next = entry.base_offset;
+    for (header, batch) in records::batches(body) {
+        let offsets = Offset::from(header.last_offset_delta) + 1;
+        let is_sound = header.crc == records::crc(batch);
+        if offsets <= 0 || !(is_sound || Offset::from(header.count) == offsets) {
+            break;
+        }
+        next = next.saturating_add(offsets);
+    }
+    (next > entry.base_offset).then_some(next)
 }

@@ -32,6 +32,7 @@ pub mod inspect;
 mod layout;
 pub mod mend;
 mod open_error;
+mod range;
 mod recover;
 mod reread;
 mod space;
@@ -294,7 +295,7 @@ impl<I: Io> Journal<I> {
         mut settings: Settings,
         replay: &mut dyn FnMut(Replayed<'_>),
     ) -> Result<Journal<I>, OpenError> {
-        let recovered = recover::recover(&io, &mut settings, replay).await?;
+        let recovered = recover::recover(&io, &arena, &mut settings, replay).await?;
         settings.leave_room_to_drain();
         let inner = Rc::new(Inner::new(io.clone(), arena, settings, recovered));
         let journal = Journal { inner };

@@ -15,7 +15,7 @@ pub enum OpenError {
     },
     /// A group that was durable is damaged.
     Damaged(Damage),
-    /// A file between two others is missing.
+    /// A file that must be there is missing.
     Missing {
         file: PathBuf,
     },
@@ -72,8 +72,8 @@ impl fmt::Display for OpenError {
             }
             OpenError::Missing { file } => write!(
                 f,
-                "{} is missing, but a later journal file is there: restore it from a copy, or see \
-                 what `corelog repair --dry-run` tells of what is lost",
+                "{} is missing, and acknowledged records may have been in it: restore it from a \
+                 copy, or see what `corelog repair --dry-run` tells of what is lost",
                 file.display()
             ),
             OpenError::Foreign { file } => write!(

@@ -24,8 +24,10 @@ use std::path::PathBuf;
 
 use super::layout::{Entry, Flaw, GroupHeader, HEADER_BYTES};
 use super::open_error::{Damage, OpenError};
+use super::range::{self, Said};
 use super::window::Window;
-use super::{Location, Settings, files, is_no_space};
+use super::{Handle, Location, Settings, files, is_no_space};
+use crate::base::buffer::Arena;
 use crate::base::ids::PartitionId;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::journal::files::Files;
@@ -68,14 +70,18 @@ impl<I: Io> Recovered<I> {
     }
 }
 
+/// The file of the journal's range, and what it says.
+type Names<I> = (Option<Handle<<I as Io>::File>>, Said);
+
 /// Opens the files, replays them, and leaves the journal ready for the next group. The file size
 /// in `settings` becomes that of the journal that is there.
 pub async fn recover<I: Io>(
     io: &I,
+    arena: &Arena,
     settings: &mut Settings,
     replay: &mut dyn FnMut(Replayed<'_>),
 ) -> Result<Recovered<I>, OpenError> {
-    let (mut files, numbers) = open_files(io, settings).await?;
+    let (mut files, numbers, named) = open_files(io, settings).await?;
     let journal_id = identify(settings, &files, &numbers).await?;
     let first_address = numbers.first().map_or(0, |first| first * settings.file_bytes);
     let mut scan = Scan {
@@ -102,6 +108,7 @@ pub async fn recover<I: Io>(
         file.sync().await.map_err(|error| OpenError::Io { what: what(), error })?;
     }
     prepare_head(io, settings, &mut files, &head).await?;
+    range::begin(io, arena, &settings.directory, named, &mut files).await?;
     // Files behind the head's hold nothing that counts; they are overwritten in their turn.
     let space = space_at(settings, &files, &head);
     let journal_id = journal_id.unwrap_or_else(|| io.random());
@@ -109,10 +116,11 @@ pub async fn recover<I: Io>(
     Ok(Recovered { journal_id, accepted_sequence: sequence, next_sequence, files, space })
 }
 
+/// The files by number, and what says which must be there.
 async fn open_files<I: Io>(
     io: &I,
     settings: &Settings,
-) -> Result<(Files<I::File>, Vec<u64>), OpenError> {
+) -> Result<(Files<I::File>, Vec<u64>, Names<I>), OpenError> {
     let directory = &settings.directory;
     let failed = |what: String| move |error| OpenError::Io { what, error };
     io.create_directory(directory)
@@ -122,12 +130,9 @@ async fn open_files<I: Io>(
         .map_err(failed(format!("list the directory {}", directory.display())))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| files::number(name)).collect();
     numbers.sort_unstable();
-    for pair in numbers.windows(2) {
-        if let [one, two] = pair
-            && one + 1 != *two
-        {
-            return Err(OpenError::Missing { file: files::path(directory, one + 1) });
-        }
+    let named = range::open(io, directory).await?;
+    if let Some(number) = range::missing(named.1, &numbers) {
+        return Err(OpenError::Missing { file: files::path(directory, number) });
     }
     let mut files = Files::new();
     for number in &numbers {
@@ -135,7 +140,7 @@ async fn open_files<I: Io>(
         let file = io.open(&path, OpenHow::Existing).await;
         files.insert(*number, file.map_err(failed(format!("open {}", path.display())))?);
     }
-    Ok((files, numbers))
+    Ok((files, numbers, named))
 }
 
 /// The journal's id and file size, from the groups with which its files begin: only there no
@@ -451,8 +456,12 @@ impl<F: File> Scan<'_, F> {
     /// What is damaged, when a group in the file `proof` shows that something is.
     async fn damage(&self, end: End, proof: u64) -> OpenError {
         let mut window = Window::new(WINDOW_BYTES);
-        // A file that ends well was followed by one whose beginning is bad.
-        let ends_well = matches!(end.flaw, None | Some(Flaw::NoGroup));
+        // A file that ends well was followed by one whose beginning is bad. Where that is not, the
+        // group before it is gone.
+        let next = end.number + 1;
+        let after = self.at(next * self.settings.file_bytes, next, &mut window).await;
+        let ends_well =
+            matches!(end.flaw, None | Some(Flaw::NoGroup)) && !matches!(after, Ok(Found::Group(_)));
         let (number, position, flaw) = if ends_well && proof > end.number {
             (end.number + 1, 0, self.flaw_at(end.number + 1, &mut window).await)
         } else {

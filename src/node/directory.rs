@@ -582,8 +582,9 @@ fn look_at(path: &Path) -> Result<Found, Unusable> {
 }
 
 fn read_text(file: &Path) -> Result<Option<String>, Unusable> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(file) {
+        // What is no text in it makes it one that says nothing.
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Unusable::by_system("read", file, &error)),
     }

@@ -58,6 +58,20 @@ struct Node {
     generation: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     directories: Vec<Place>,
+    /// The CRC-32 of the others: a digit that flips would name other folders, and the right ones
+    /// would be taken for leftovers. Older programs neither write nor mind it.
+    check: Option<u32>,
+}
+
+impl Node {
+    fn sum(&self) -> u32 {
+        let Node { format, shards, generation, directories, check: _ } = self;
+        let mut text = format!("{format} {shards} {generation}");
+        for Place { id, path } in directories {
+            text += &format!("\n{id} {}", path.display());
+        }
+        crc32fast::hash(text.as_bytes())
+    }
 }
 
 fn is_first(generation: &u32) -> bool {
@@ -130,6 +144,12 @@ impl Layout {
         if node.shards == 0 {
             return Err(BootFailed(format!("{} names 0 shards: restore it", file.display())));
         }
+        if node.check.is_some_and(|check| check != node.sum()) {
+            return Err(BootFailed(format!(
+                "{} is damaged (its check is not that of what it says): restore it",
+                file.display()
+            )));
+        }
         let mut places = node.directories;
         if places.is_empty() {
             let path = file.parent().map(Path::to_path_buf).unwrap_or_default();
@@ -146,7 +166,8 @@ impl Layout {
             (0 | 1, _) => (FORMAT_ONE, Vec::new()),
             _ => (FORMAT, places.clone()),
         };
-        let node = Node { format, shards, generation, directories };
+        let mut node = Node { format, shards, generation, directories, check: None };
+        node.check = Some(node.sum());
         toml::to_string(&node).map_err(io::Error::other)
     }
 }
@@ -190,7 +211,9 @@ mod tests {
         let only = vec![Place { id: String::new(), path: path.into() }];
         let first = Layout::new(2, only.clone());
         let text = first.text().expect("text");
-        assert_eq!(text, "format = 1\nshards = 2\n", "as older programs know it");
+        assert!(text.starts_with("format = 1\nshards = 2\n"), "as older programs know it");
+        let older = Layout::read("format = 1\nshards = 2\n", &file);
+        assert_eq!(older, Ok(first.clone()), "written by one");
         assert_eq!(Layout::read(&text, &file), Ok(first.clone()));
         let second = first.followed_by(3, only).expect("a number is left");
         let text = second.text().expect("text");
@@ -208,6 +231,22 @@ mod tests {
         }
         for name in ["core-x", "core-1.y", "node.toml", "lock", "core"] {
             assert!(!first.is_stale(path, name) && !second.is_stale(path, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_no_other_layout() {
+        let file = Path::new("/a/node.toml");
+        for layout in [Layout::new(2, places(&["/a"])), Layout::new(3, places(&["/a", "/b"]))] {
+            let text = layout.text().expect("text");
+            let read = Layout::read(&text, file).expect("sound");
+            for (at, bit) in (0..text.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                let damaged = String::from_utf8_lossy(&bytes).into_owned();
+                let found = Layout::read(&damaged, file);
+                assert!(found.is_err() || found == Ok(read.clone()), "{damaged}");
+            }
         }
     }
 

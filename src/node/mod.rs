@@ -105,17 +105,19 @@ pub fn wire_up<I: Io>(shards: u16) -> Vec<(Vec<Lanes<I>>, LanesEnd<I>, Go)> {
 }
 
 /// One core's life, from recovery to the closed journal.
-pub async fn run_core<I: Io>(io: I, setup: CoreSetup<I>) {
+pub async fn run_core<I: Io>(io: I, mut setup: CoreSetup<I>) {
     let report = setup.report.clone();
     let core = io.core();
-    if let Err(failed) = boot_and_serve(io, setup).await {
+    // The others wait until core 0 has told why it does not start: theirs is no reason.
+    let mut go = std::mem::replace(&mut setup.go, Go::Give(Vec::new()));
+    if let Err(failed) = boot_and_serve(io, setup, &mut go).await {
         // A full or closed mailbox means that the starter has given up already.
         drop(report.try_send(Report { core, outcome: Err(failed) }));
     }
 }
 
-async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFailed> {
-    let CoreSetup { shared, lanes, inbox, go, stop, .. } = setup;
+async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>, go: &mut Go) -> Result<(), BootFailed> {
+    let CoreSetup { shared, lanes, inbox, stop, .. } = setup;
     let arena = Arena::new(setup.memory_bytes / 2);
     let recovered = recover_core(&io, &arena, &shared, setup.journal).await?;
     let start = async |mut recovered: Recovered<I>| {
@@ -135,7 +137,7 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>) -> Result<(), BootFai
             shared.publish(recovered.image.clone());
             let owner = start(recovered).await?;
             let listener = listen(&io, setup.listen)?;
-            for other in others {
+            for other in others.drain(..) {
                 // A core that is gone has reported why.
                 let _ = other.send(listener.address());
             }

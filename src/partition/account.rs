@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::checkpoint::Checkpoint;
-use super::log::Found;
+use super::log::{EpochStart, Found, epoch_at};
 use super::recover::Replay;
 use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
 use crate::base::limits;
@@ -72,6 +72,11 @@ impl Account {
         self.replay.found.keys().copied()
     }
 
+    /// The first offset of each epoch that wrote to a partition.
+    pub fn epochs(&self, id: PartitionId) -> &[EpochStart] {
+        self.replay.found.get(&id).map_or(&[], |found| &found.epochs)
+    }
+
     /// The segments that count, by partition: those with something that is not deleted.
     pub fn segments(&self, id: PartitionId) -> Vec<Segment> {
         let Some(found) = self.replay.found.get(&id) else { return Vec::new() };
@@ -112,11 +117,10 @@ impl Account {
     pub fn stand_ins(&self, lost: &[Lost]) -> Vec<(Entry, Vec<u8>)> {
         let mut entries = Vec::new();
         for Lost { partition, from, before, .. } in lost {
-            let found = self.replay.found.get(partition);
-            let last = found.and_then(|found| found.epochs.last());
-            let epoch = last.map_or(0, |last| last.epoch);
+            let epochs = self.epochs(*partition);
             let mut base = *from;
             while base < *before {
+                let epoch = epoch_at(epochs, base).unwrap_or(0);
                 let next = base.saturating_add(i64::from(i32::MAX)).min(*before);
                 let body = records::empty(base, next, epoch, self.replay.now);
                 let kind = EntryKind::Carried;

@@ -37,7 +37,7 @@ use crate::base::time::Instant;
 use crate::compaction::{Dirty, Fate, Filter, OffsetMap, Policy, groups, look, note};
 use crate::config::TopicConfig;
 use crate::io::Io;
-use crate::segment::{Home, Segment, SegmentId};
+use crate::segment::{Home, Segment, SegmentId, Span};
 use crate::wire::records::{self, BatchHeader, Codec};
 
 /// Bytes that are read at a time, and that are collected before they are written.
@@ -286,12 +286,7 @@ impl<I: Io> Owner<I> {
         Ok((map, end))
     }
 
-    async fn read_step(
-        &self,
-        work: &Work,
-        segment: &Segment,
-        from: Offset,
-    ) -> io::Result<crate::segment::Span> {
+    async fn read_step(&self, work: &Work, segment: &Segment, from: Offset) -> io::Result<Span> {
         if self.is_ending() {
             return Err(interrupted("the node is stopping"));
         }
@@ -303,7 +298,8 @@ impl<I: Io> Owner<I> {
             false => interrupted("its segments have changed"),
         })?;
         self.pace(span.batches.len()).await;
-        Ok(span)
+        let Span { batches, next } = span;
+        Ok(Span { batches: self.with_true_epochs(&work.log, batches), next })
     }
 
     /// Sleeps as long as so many bytes may take at `log.cleaner.io.max.bytes.per.second`.

@@ -453,7 +453,7 @@ impl<I: Io> Owner<I> {
             }
             let bytes = match share.remove(&extent.base) {
                 Some((location, body)) if location == extent.location => body,
-                _ => self.read_to_move(partition, &extent).await?,
+                _ => self.read_to_move(log, &extent).await?.0,
             };
             if self.is_to_roll(&growing, &extent, &config) {
                 let id = growing.id(partition);

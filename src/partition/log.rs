@@ -45,6 +45,12 @@ pub struct EpochStart {
     pub start: Offset,
 }
 
+/// The epoch that wrote `offset`, as far back as that is known.
+pub fn epoch_at(epochs: &[EpochStart], offset: Offset) -> Option<Epoch> {
+    let after = epochs.partition_point(|epoch| epoch.start <= offset);
+    Some(epochs.get(after.checked_sub(1)?)?.epoch)
+}
+
 /// Where settled records lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -428,6 +434,11 @@ impl PartitionLog {
 
     fn settled_extents(&self) -> impl Iterator<Item = &Extent> {
         self.extents.iter().take_while(|extent| extent.next <= self.high_watermark)
+    }
+
+    /// The first offset of each epoch, from that of the log start on.
+    pub fn epochs(&self) -> &[EpochStart] {
+        &self.epochs
     }
 
     /// The epoch of the last record, if there is one.

@@ -164,7 +164,8 @@ impl<I: Io> Owner<I> {
         };
         while from < segment.next {
             let span = self.store.read(id, segment, from, LOOK_BYTES).await?;
-            let found = find_in_batches(&span.batches, timestamp, log.borrow().log_start())?;
+            let batches = self.with_true_epochs(log, span.batches);
+            let found = find_in_batches(&batches, timestamp, log.borrow().log_start())?;
             if found != FoundOffset::NONE {
                 return Ok(found);
             }
@@ -179,7 +180,7 @@ impl<I: Io> Owner<I> {
         extent: &Extent,
         timestamp: i64,
     ) -> std::io::Result<FoundOffset> {
-        let bytes = match self.read_extent(extent).await {
+        let bytes = match self.read_extent(log, extent).await {
             Ok(bytes) => bytes,
             // It was moved meanwhile: what it holds is the same elsewhere.
             Err(error) => {

@@ -11,7 +11,7 @@
 //!   P2  Runs are never named by anything; a crash leaves them to the next start, which removes
 //!       them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::drain::CHECKPOINTS_PER_TURN;
@@ -20,7 +20,7 @@ use crate::base::buffer::Arena;
 use crate::base::ids::{Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::{Location, Reread};
-use crate::segment::{Pack, PackWriter, Piece, Segment, Store, Unpacking};
+use crate::segment::{Damage, Pack, PackWriter, Piece, Segment, Store, Unpacking};
 
 /// Bytes of records that are sorted in memory: the most, and the share of the core's memory.
 const RUN_BYTES_MAX: usize = 64 << 20;
@@ -40,6 +40,8 @@ pub(super) struct Small {
     ends: BTreeMap<PartitionId, Offset>,
     /// Packs that were begun.
     begun: Vec<u32>,
+    /// Partitions whose records were damaged in the journal, and are moved as they are.
+    damaged: BTreeSet<PartitionId>,
 }
 
 /// Bytes in chunks: one that grows would be copied as a whole, with the core waiting.
@@ -162,7 +164,10 @@ impl<I: Io> Owner<I> {
             match small.body(id, extent) {
                 Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
                 None => {
-                    let body = self.read_to_move(id, extent).await?;
+                    let (body, is_sound) = self.read_to_move(&log, extent).await?;
+                    if !is_sound {
+                        small.damaged.insert(id);
+                    }
                     writer.put(&body, extent.next, extent.max_timestamp).await?;
                 }
             }
@@ -183,16 +188,16 @@ impl<I: Io> Owner<I> {
         if small.runs.is_empty() {
             self.write_shares(small, &mut writer).await?;
         } else {
-            self.merge_runs(&small.runs, &mut writer).await?;
+            self.merge_runs(small, &mut writer).await?;
         }
         let pack = writer.finish().await?;
         self.record_pack(&pack).await
     }
 
-    async fn merge_runs(&self, runs: &[Pack], writer: &mut PackWriter<'_, I>) -> io::Result<()> {
+    async fn merge_runs(&self, small: &Small, writer: &mut PackWriter<'_, I>) -> io::Result<()> {
         let begun = self.io.wall().0;
         let mut by_partition: BTreeMap<PartitionId, Vec<Segment>> = BTreeMap::new();
-        for run in runs {
+        for run in &small.runs {
             for piece in &run.pieces {
                 let pieces = by_partition.entry(piece.partition).or_default();
                 pieces.push(run.segment(piece, begun));
@@ -204,19 +209,30 @@ impl<I: Io> Owner<I> {
                 return Err(io::Error::other("the node is stopping"));
             }
             self.set_pace();
-            self.write_pieces(*id, segments, writer, &mut from).await?;
+            let damaged = self.write_pieces(*id, segments, writer, &mut from).await?;
+            for (run, damage) in damaged {
+                if !small.damaged.contains(id) {
+                    // The journal still has it: the next attempt takes it from there.
+                    let what = format!("a run of records of {id} went bad: {}", damage.flaw);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+                writer.begin(*id, run.base);
+                writer.copy_as_it_is(&self.store, &mut from, &run).await?;
+            }
         }
         Ok(())
     }
 
-    /// Copies a partition's segments, in one piece where they follow one another.
+    /// Copies a partition's segments, in one piece where they follow one another. Those that are
+    /// damaged are left out and returned.
     pub(super) async fn write_pieces(
         &self,
         id: PartitionId,
         segments: &[Segment],
         writer: &mut PackWriter<'_, I>,
         from: &mut Unpacking,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<(Segment, Damage)>> {
+        let mut damaged = Vec::new();
         let mut next = None;
         let mut bytes = 0;
         for segment in segments {
@@ -225,10 +241,15 @@ impl<I: Io> Owner<I> {
                 writer.begin(id, segment.base);
                 bytes = segment.bytes;
             }
-            writer.copy(from, segment).await?;
-            next = Some(segment.next);
+            next = match writer.copy(from, segment).await? {
+                None => Some(segment.next),
+                Some(damage) => {
+                    damaged.push((*segment, damage));
+                    None
+                }
+            };
         }
-        Ok(())
+        Ok(damaged)
     }
 
     /// Journals which partitions have what of the pack.

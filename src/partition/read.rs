@@ -185,7 +185,7 @@ impl<I: Io> Owner<I> {
             let outcome = match found {
                 Source::Cold(segment) => self.read_cold(log, &segment, next, left).await,
                 Source::Hot(extents) => {
-                    let read = self.collect(next, &extents, left).await;
+                    let read = self.collect(log, next, &extents, left).await;
                     read.map(|mut last| {
                         pieces.append(&mut last);
                         None
@@ -220,7 +220,8 @@ impl<I: Io> Owner<I> {
         (bytes_max, at_least_one): (usize, bool),
     ) -> std::io::Result<Option<Span>> {
         let id = segment.id(log.borrow().id());
-        let span = self.store.read(id, segment, from, bytes_max).await?;
+        let Span { batches, next } = self.store.read(id, segment, from, bytes_max).await?;
+        let span = Span { batches: self.with_true_epochs(log, batches), next };
         if span.batches.len() > bytes_max && !at_least_one {
             return Ok(None);
         }
@@ -231,6 +232,7 @@ impl<I: Io> Owner<I> {
     /// one in any case if `at_least_one`.
     async fn collect(
         &self,
+        log: &Log,
         from: Offset,
         extents: &[Extent],
         (bytes_max, at_least_one): (usize, bool),
@@ -241,7 +243,7 @@ impl<I: Io> Owner<I> {
         while let Some(extent) = extents.get(next) {
             let mut run = vec![(*extent, self.journal().tail(extent.location))];
             if run.iter().any(|(_, tail)| tail.is_none()) {
-                run = self.read_span(&extents[next..]).await?;
+                run = self.read_span(log, &extents[next..]).await?;
             }
             next += run.len();
             for (extent, piece) in run {
@@ -263,7 +265,11 @@ impl<I: Io> Owner<I> {
     }
 
     /// Reads the first extents that lie close together with one read of the file.
-    async fn read_span(&self, extents: &[Extent]) -> std::io::Result<Vec<(Extent, Option<Bytes>)>> {
+    async fn read_span(
+        &self,
+        log: &Log,
+        extents: &[Extent],
+    ) -> std::io::Result<Vec<(Extent, Option<Bytes>)>> {
         let Some(first) = extents.first() else { return Ok(Vec::new()) };
         let start = first.location.address;
         let file_bytes = self.journal().file_bytes();
@@ -290,16 +296,19 @@ impl<I: Io> Owner<I> {
             let piece = span.slice(at..at + extent.location.length as usize);
             verify(extent, &piece)
                 .map_err(|why| damaged_in_journal(self.journal(), extent, &why))?;
-            found.push((*extent, Some(piece)));
+            found.push((*extent, Some(self.with_true_epochs(log, piece))));
         }
         Ok(found)
     }
 
     /// Reads one extent whole, for lookups inside it.
-    pub(super) async fn read_extent(&self, extent: &Extent) -> std::io::Result<Bytes> {
+    pub(super) async fn read_extent(&self, log: &Log, extent: &Extent) -> std::io::Result<Bytes> {
         match self.journal().tail(extent.location) {
             Some(piece) => Ok(piece),
-            None => read_durable(self.journal(), extent).await,
+            None => {
+                let piece = read_durable(self.journal(), extent).await?;
+                Ok(self.with_true_epochs(log, piece))
+            }
         }
     }
 }

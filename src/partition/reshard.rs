@@ -206,7 +206,20 @@ impl<I: Io> Moving<'_, I> {
             }
             let writer = target.writer().await?;
             writer.begin(id, segment.base);
-            writer.copy_from(&source.store, &mut source.unpacking, &segment).await?;
+            let unpacking = &mut source.unpacking;
+            if let Some(damage) = writer.copy_from(&source.store, unpacking, &segment).await? {
+                // It stays what it is: whoever reads it is told.
+                tracing::error!(
+                    "{} is damaged at byte {}: {}; offsets {} to before {} of {id} cannot be read",
+                    source.store.path(segment.id(id)).display(),
+                    segment.start() + damage.position,
+                    damage.flaw,
+                    damage.from,
+                    damage.before
+                );
+                writer.begin(id, segment.base);
+                writer.copy_as_it_is(&source.store, unpacking, &segment).await?;
+            }
             segments.extend(writer.segment(segment.begun));
             self.moved.bytes += segment.bytes;
         }
@@ -223,7 +236,10 @@ impl<I: Io> Moving<'_, I> {
             let writer = target.writer().await?;
             writer.begin(id, first.base);
             for piece in &hot {
-                writer.copy_from(runs.store, &mut runs.unpacking, piece).await?;
+                if writer.copy_from(runs.store, &mut runs.unpacking, piece).await?.is_some() {
+                    let what = format!("records of {id} went bad on their way: start once more");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
             }
             segments.extend(writer.segment(begun));
         }

@@ -9,19 +9,23 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::{Extent, Owner};
-use crate::base::ids::PartitionId;
+use super::{Extent, Log, Owner};
 use crate::io::Io;
 
 impl<I: Io> Owner<I> {
-    /// An extent's bytes, sound or not.
-    pub(super) async fn read_to_move(&self, id: PartitionId, extent: &Extent) -> io::Result<Bytes> {
-        match self.read_extent(extent).await {
+    /// An extent's bytes, and whether they are sound.
+    pub(super) async fn read_to_move(
+        &self,
+        log: &Log,
+        extent: &Extent,
+    ) -> io::Result<(Bytes, bool)> {
+        match self.read_extent(log, extent).await {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let id = log.borrow().id();
                 self.tell_damage(&format!("{}: {error}", self.name_of(id)));
-                self.journal().read(extent.location).await
+                Ok((self.journal().read(extent.location).await?, false))
             }
-            outcome => outcome,
+            outcome => Ok((outcome?, true)),
         }
     }
 }

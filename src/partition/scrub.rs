@@ -15,10 +15,11 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{Log, Owner};
+use super::{Log, Owner, wrong_epoch};
 use crate::base::ids::PartitionId;
-use crate::io::Io;
-use crate::segment::{Check, Damage, Seen, Segment};
+use crate::io::{BLOCK_BYTES, Io};
+use crate::segment::{Damage, Seen, Segment};
+use crate::wire::records::BatchHeader;
 
 /// How much longer a step takes while there is traffic.
 const TRAFFIC_FACTOR: u32 = 8;
@@ -74,9 +75,11 @@ impl<I: Io> Owner<I> {
             cold.map(|(id, _)| *id).collect()
         };
         ids.sort_unstable();
+        let mut packs: BTreeSet<u32> = BTreeSet::new();
         for id in ids {
             let Some(log) = self.log(id) else { continue };
             let segments = log.borrow().segments().to_vec();
+            packs.extend(segments.iter().filter_map(Segment::pack));
             for segment in segments {
                 if self.is_ending() {
                     return;
@@ -99,17 +102,43 @@ impl<I: Io> Owner<I> {
                 }
             }
         }
+        self.scrub_directories(&packs, rate).await;
+    }
+
+    /// Looks at the directories of packs, which only people and `corelog inspect` go by.
+    async fn scrub_directories(&self, packs: &BTreeSet<u32>, rate: u64) {
+        for number in packs {
+            if self.is_ending() {
+                return;
+            }
+            let rest = async |bytes| self.rest(bytes, rate, self.traffic()).await;
+            // One that cannot be read was told with its pieces, or is gone for good reason.
+            let Ok(Some(flaw)) = self.store.check_directory(*number, rest).await else { continue };
+            let path = self.store.pack_path(*number);
+            let is_there = self.store.packs().contains(number);
+            if is_there && self.scrubbing.is_news(&path.display().to_string()) {
+                tracing::error!(
+                    "{} is damaged: {flaw}; nothing is lost with that, and everything in the file \
+                     that is not told as damaged is served. Stop the node and run `corelog \
+                     repair`, which makes the directory anew",
+                    path.display()
+                );
+            }
+        }
     }
 
     /// Reads one segment through.
     async fn scrub(&self, log: &Log, segment: &Segment, rate: u64) -> io::Result<()> {
         let id = segment.id(log.borrow().id());
         let reader = self.store.reader(id).await?;
-        let mut check = Check::new(segment, reader.bytes());
+        let mut check = self.store.check(segment, reader.bytes());
         let mut found: Vec<Damage> = Vec::new();
-        let mut note = |seen: Seen<'_>| {
-            if let Seen::Damage(damage) = seen {
-                found.push(damage);
+        let mut wrong: Option<(BatchHeader, i32)> = None;
+        let mut note = |seen: Seen<'_>| match seen {
+            Seen::Damage(damage) => found.push(damage),
+            Seen::Batch { header, .. } => {
+                let due = wrong_epoch(log.borrow().epochs(), &header);
+                wrong = wrong.or(due.map(|due| (header, due)));
             }
         };
         while let Some((position, wanted)) = check.wants() {
@@ -117,20 +146,26 @@ impl<I: Io> Owner<I> {
                 return Ok(());
             }
             let before = self.traffic();
-            match reader.window(position, wanted, segment.bytes).await {
-                Ok(window) => check.take(&window, &mut note),
+            let bytes = match reader.window(position, wanted, segment.bytes).await {
+                Ok(window) => {
+                    check.take(&window, &mut note);
+                    window.len().max(BLOCK_BYTES)
+                }
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     self.io.sleep(PATIENCE).await;
                     continue;
                 }
                 Err(error) => return Err(error),
-            }
-            self.rest(wanted, rate, before).await;
+            };
+            self.rest(bytes, rate, before).await;
         }
         check.finish(&mut note);
         if is_current(log, segment) {
             for damage in found {
                 self.tell_segment_damage(log, segment, &damage);
+            }
+            if let Some((header, due)) = wrong {
+                self.tell_wrong_epoch(log, &header, due);
             }
         }
         Ok(())
@@ -151,7 +186,7 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    fn tell_segment_damage(&self, log: &Log, segment: &Segment, damage: &Damage) {
+    pub(super) fn tell_segment_damage(&self, log: &Log, segment: &Segment, damage: &Damage) {
         let partition = log.borrow().id();
         let path = self.store.path(segment.id(partition));
         let Damage { position, bytes, from, before, flaw } = damage;
@@ -184,7 +219,7 @@ impl<I: Io> Owner<I> {
 }
 
 /// Whether the partition still has the segment, perhaps with more in it.
-fn is_current(log: &Log, segment: &Segment) -> bool {
+pub(super) fn is_current(log: &Log, segment: &Segment) -> bool {
     let log = log.borrow();
     let is_it = |known: &&Segment| known.base == segment.base;
     log.segments().iter().find(is_it).is_some_and(|known| {

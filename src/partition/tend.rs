@@ -14,6 +14,8 @@
 //!       have changed meanwhile, they stay.
 //!   M3  Nobody waits for room in the journal while others wait for the turn: a drain may have to
 //!       make it.
+//!   M4  What is merged was verified batch by batch. A damaged piece stays where it is, with its
+//!       pack, which is left alone from then on; everything else is merged.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +25,11 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::scrub::is_current;
 use super::{Log, Owner};
 use crate::base::ids::PartitionId;
 use crate::io::Io;
-use crate::segment::{Pack, Piece, Segment, Unpacking};
+use crate::segment::{Damage, Pack, Piece, Segment, Unpacking};
 
 /// Packs of about a size that become one.
 const MERGE_COUNT: usize = 8;
@@ -48,6 +51,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Tend {
     is_due: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Packs in which something is damaged.
+    damaged: RefCell<BTreeSet<u32>>,
 }
 
 /// What a pack holds that is not deleted.
@@ -107,6 +112,7 @@ impl<I: Io> Owner<I> {
             if packs.is_empty() {
                 return Ok(());
             }
+            self.tend.damaged.borrow_mut().retain(|pack| packs.contains(pack));
             let live = self.live_packs().await;
             self.remove_packs(packs.iter().filter(|pack| !live.contains_key(pack))).await?;
             let Some(chosen) = self.choose(&live).await? else { return Ok(()) };
@@ -151,15 +157,17 @@ impl<I: Io> Owner<I> {
 
     /// The packs that are to become one.
     async fn choose(&self, live: &BTreeMap<u32, Live>) -> io::Result<Option<Vec<u32>>> {
-        let done = self.store.packs();
+        let mut done = self.store.packs();
+        done.retain(|number| !self.tend.damaged.borrow().contains(number));
         for number in &done {
             let Some(pack) = live.get(number) else { continue };
-            let all = self.store.pack_bytes(*number).await?;
+            let Some(all) = self.bytes_of_pack(*number).await? else { continue };
             if all > 2 * pack.bytes + SIZE_BYTES_MIN && pack.bytes <= MERGE_BYTES_MAX {
                 return Ok(Some(vec![*number]));
             }
         }
         let mut sizes: BTreeMap<u32, Vec<(u32, u64)>> = BTreeMap::new();
+        done.retain(|number| !self.tend.damaged.borrow().contains(number));
         for number in &done {
             let Some(pack) = live.get(number) else { continue };
             sizes.entry(size_class(pack.bytes)).or_default().push((*number, pack.bytes));
@@ -171,6 +179,19 @@ impl<I: Io> Owner<I> {
             is_one.then(|| alike.into_iter().map(|(number, _)| number).collect())
         });
         Ok(found)
+    }
+
+    /// A pack's bytes; none if it is gone, which is told.
+    async fn bytes_of_pack(&self, number: u32) -> io::Result<Option<u64>> {
+        match self.store.pack_bytes(number).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = self.store.pack_path(number);
+                self.tell_damage(&format!("{} is missing", path.display()));
+                self.tend.damaged.borrow_mut().insert(number);
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
+        }
     }
 
     /// Writes what is live in these packs into one.
@@ -185,7 +206,8 @@ impl<I: Io> Owner<I> {
                 if self.is_ending() {
                     return Err(io::Error::other("the node is stopping"));
                 }
-                self.write_pieces(id, &segments, &mut writer, &mut from).await?;
+                let damaged = self.write_pieces(id, &segments, &mut writer, &mut from).await?;
+                self.leave_damaged(id, &damaged);
                 copied += segments.iter().map(|segment| segment.bytes).sum::<u64>();
                 if copied >= PACE_BYTES {
                     self.io.sleep(self.io.now() - began).await;
@@ -197,6 +219,17 @@ impl<I: Io> Owner<I> {
         let outcome = merged.await;
         self.store.pack_done(number);
         outcome
+    }
+
+    /// Tells of damaged pieces, and leaves their packs alone (M4).
+    fn leave_damaged(&self, id: PartitionId, damaged: &[(Segment, Damage)]) {
+        let Some(log) = self.log(id) else { return };
+        for (segment, damage) in damaged {
+            self.tend.damaged.borrow_mut().extend(segment.pack());
+            if is_current(&log, segment) {
+                self.tell_segment_damage(&log, segment, damage);
+            }
+        }
     }
 
     /// The segments that are in these packs, by partition.

@@ -1,6 +1,9 @@
 //! Taking over another store's segments that have files of their own: by a second name, or by a
 //! copy where the file system gives none.
 //!
+//! What is copied is not verified: damage stays the damage that it was, for reads and the scrubber
+//! to tell, and a name for it stays in its place.
+//!
 //! Invariants
 //!   T1  A file is never written to through a name that another store may still go by: what is
 //!       recorded of it stays, whichever store goes on.
@@ -13,7 +16,7 @@ use super::read::read_range;
 use super::write::WRITE_BYTES;
 use super::{Segment, SegmentId, Store, tolerate_absent};
 use crate::base::ids::PartitionId;
-use crate::io::Io;
+use crate::io::{File, Io};
 
 impl<I: Io> Store<I> {
     /// Takes over a segment of another store; returns the bytes that had to be copied for it. A
@@ -46,11 +49,9 @@ impl<I: Io> Store<I> {
     async fn copy(&self, from: &Store<I>, id: SegmentId, segment: &Segment) -> io::Result<u64> {
         let file = from.file(id).await?;
         let mut at = 0;
-        while at < segment.bytes {
-            let piece: Bytes = read_range(&*file, at, WRITE_BYTES, segment.bytes).await?;
-            if piece.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+        let end = segment.bytes.min(file.len());
+        while at < end {
+            let piece: Bytes = read_range(&*file, at, WRITE_BYTES, end).await?;
             at = self.append(id, at, &[piece]).await?;
         }
         self.sync(id).await?;

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::read::read_range;
+use super::read::{Due, read_range};
 use super::{Segment, SegmentId, Store};
 use crate::base::ids::Offset;
 use crate::io::{File, Io, OpenHow};
@@ -27,7 +27,7 @@ use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
 /// Bytes of a window, but for a larger batch.
 const WINDOW_BYTES: usize = 256 << 10;
 /// No request that holds a batch is larger.
-const BATCH_BYTES_MAX: usize = 1 << 30;
+const BATCH_BYTES_MAX: u64 = 1 << 30;
 const MAGIC: i8 = 2;
 
 /// One thing met on the way through the file.
@@ -54,6 +54,7 @@ pub enum Flaw {
     Crc,
     Ends,
     Missing,
+    Unreadable,
 }
 
 impl fmt::Display for Flaw {
@@ -63,6 +64,7 @@ impl fmt::Display for Flaw {
             Flaw::Crc => "a record batch's checksum is wrong",
             Flaw::Ends => "the file ends here, before its last record",
             Flaw::Missing => "the file is missing",
+            Flaw::Unreadable => "it cannot be read",
         })
     }
 }
@@ -78,6 +80,7 @@ pub struct Check {
     lacking: u64,
     last: Offset,
     is_dense: bool,
+    batch_bytes_max: u64,
     /// Bytes of the window that is wanted.
     wanted: usize,
     /// The damage that is being passed: where it began.
@@ -95,7 +98,7 @@ enum Judged {
 
 impl Check {
     /// Of a segment in a file of so many bytes.
-    pub fn new(segment: &Segment, file_bytes: u64) -> Check {
+    fn new(segment: &Segment, file_bytes: u64) -> Check {
         let end = segment.bytes.min(file_bytes);
         Check {
             position: 0,
@@ -104,15 +107,21 @@ impl Check {
             lacking: segment.bytes - end,
             last: segment.next,
             is_dense: segment.generation() == 0,
+            batch_bytes_max: BATCH_BYTES_MAX,
             wanted: WINDOW_BYTES,
             bad: None,
         }
     }
 
-    /// From a place on where `next` or something behind it should stand.
-    pub(super) fn from(mut self, position: u64, next: Offset) -> Check {
-        (self.position, self.next) = (position, next);
-        self.is_dense = false;
+    /// From a place on where this is due.
+    fn from(mut self, position: u64, due: &Due) -> Check {
+        (self.position, self.next, self.is_dense) = (position, due.next, due.is_dense);
+        self
+    }
+
+    /// What claims to be a larger batch is none: no window holds it.
+    fn with_batches_up_to(mut self, bytes: u64) -> Check {
+        self.batch_bytes_max = self.batch_bytes_max.min(bytes);
         self
     }
 
@@ -204,7 +213,7 @@ impl Check {
 
     /// The bytes of a batch whose header can be one, with so many bytes left.
     fn plausible(&self, header: &BatchHeader, left: u64) -> Option<usize> {
-        let total = header.total_bytes().filter(|total| *total <= BATCH_BYTES_MAX)?;
+        let total = header.total_bytes().filter(|total| *total as u64 <= self.batch_bytes_max)?;
         let is_it = header.magic == MAGIC
             && header.last_offset_delta >= 0
             && header.base_offset >= self.next
@@ -235,6 +244,11 @@ impl<F: File> Reader<F> {
 }
 
 impl<I: Io> Store<I> {
+    /// A check of a segment in a file of so many bytes, within the core's memory.
+    pub fn check(&self, segment: &Segment, file_bytes: u64) -> Check {
+        Check::new(segment, file_bytes).with_batches_up_to(self.batch_bytes_max())
+    }
+
     /// Opens a segment's file beside those that reads keep open.
     pub async fn reader(&self, id: SegmentId) -> io::Result<Reader<I::File>> {
         let file = self.io.open(&self.path(id), OpenHow::Existing).await?;
@@ -268,11 +282,12 @@ impl<I: Io> Store<I> {
         &self,
         file: &I::File,
         segment: &Segment,
-        (position, next): (u64, Offset),
+        position: u64,
+        due: &Due,
     ) -> io::Result<Option<(u64, Offset)>> {
         let start = segment.start();
         let file_bytes = file.len().saturating_sub(start);
-        let mut check = Check::new(segment, file_bytes).from(position, next);
+        let mut check = self.check(segment, file_bytes).from(position, due);
         let mut found = None;
         while let Some((at, wanted)) = check.wants().filter(|_| found.is_none()) {
             let window = read_range(file, start + at, wanted, start + check.end).await?;

@@ -25,6 +25,7 @@ pub mod marks;
 mod pack;
 mod read;
 mod spans;
+mod unpack;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -36,10 +37,11 @@ use crate::base::ids::{Offset, PartitionId, TopicNumber};
 use crate::io::Io;
 
 use cache::Cache;
-pub use check::{Check, Damage, Flaw, Reader, Seen, check_file};
-pub use pack::{Pack, PackWriter, Piece, Unpacking, read_pack};
+pub use check::{Damage, Flaw, Reader, Seen, check_file};
+pub use pack::{DirectoryFlaw, Pack, PackWriter, Piece};
 pub use read::Span;
 use spans::Spans;
+pub use unpack::{Unpacking, read_pack, write_directory};
 
 /// The share of the core's memory for what was read lately.
 const SPANS_SHARE: usize = 8;
@@ -173,6 +175,11 @@ pub fn file_path(directory: &Path, id: SegmentId) -> PathBuf {
         }
         Home::Pack { number, .. } => pack::path(directory, number),
     }
+}
+
+/// The file of a pack in a store's directory.
+pub fn pack_path(directory: &Path, number: u32) -> PathBuf {
+    pack::path(directory, number)
 }
 
 /// The segment that a file's name means, in some partition.

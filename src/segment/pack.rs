@@ -17,14 +17,11 @@
 //!   P2  A number is used once in the life of a node's process, and never while a file has it.
 //!   P3  Who writes a pack keeps it from being removed until its pieces are recorded or given up.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bytes::Bytes;
-
-use super::read::read_range;
 use super::write::fill;
 use super::{Home, Segment, Store, pack_key, tolerate_absent};
 use crate::base::buffer::AlignedBuffer;
@@ -34,11 +31,11 @@ use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
 const FOLDER: &str = "packs";
 const MAGIC: u32 = 0x434c_5031; // "CLP1"
 const VERSION: u16 = 1;
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 const PIECE_BYTES: usize = 48;
-const TRAILER_BYTES: usize = 16;
-/// Bytes that are read at a time to be written elsewhere.
-const READ_BYTES: usize = 1 << 20;
+/// Where the directory's checksum ends, and what it covers begins.
+pub(super) const CRC_END: usize = 12;
+pub(super) const TRAILER_BYTES: usize = 16;
 
 /// The file of a pack in a store's directory.
 pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
@@ -64,6 +61,29 @@ pub struct Pack {
     pub number: u32,
     /// In the order in which they were put.
     pub pieces: Vec<Piece>,
+}
+
+/// What is wrong with a pack's directory. The node itself does without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryFlaw {
+    /// Nothing at the file's end says where it is.
+    NoTrailer,
+    Damaged,
+    Newer(u16),
+}
+
+impl fmt::Display for DirectoryFlaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DirectoryFlaw::NoTrailer => f.write_str("its end does not say where its directory is"),
+            DirectoryFlaw::Damaged => f.write_str("its directory is damaged"),
+            DirectoryFlaw::Newer(version) => write!(
+                f,
+                "its directory has format {version}, this program knows up to {VERSION}: a newer \
+                 Corelog wrote it, or it is damaged"
+            ),
+        }
+    }
 }
 
 impl Pack {
@@ -92,7 +112,7 @@ pub(super) struct Known {
 
 /// A pack that is being written.
 pub struct PackWriter<'a, I: Io> {
-    store: &'a Store<I>,
+    pub(super) store: &'a Store<I>,
     file: Rc<I::File>,
     number: u32,
     /// Where `chunk` will stand.
@@ -174,12 +194,13 @@ impl<I: Io> Store<I> {
         };
         let file = self.file(pack_key(number)).await?;
         let trailer_at = file.len().saturating_sub(TRAILER_BYTES as u64);
-        let trailer = read_range(&*file, trailer_at, TRAILER_BYTES, file.len()).await?;
+        let trailer =
+            super::read::read_range(&*file, trailer_at, TRAILER_BYTES, file.len()).await?;
         let at = directory_of(&trailer).filter(|at| *at < trailer_at);
         let at = at.ok_or_else(|| damaged("no directory is named at the end"))?;
         let length = usize::try_from(trailer_at - at).map_err(io::Error::other)?;
-        let directory = read_range(&*file, at, length, trailer_at).await?;
-        decode(&directory).ok_or_else(|| damaged(&format!("the directory at byte {at} is damaged")))
+        let directory = super::read::read_range(&*file, at, length, trailer_at).await?;
+        decode(&directory).map_err(|flaw| damaged(&format!("at byte {at}: {flaw}")))
     }
 
     /// Removes the folders of a store that held nothing but packs, which are gone.
@@ -211,6 +232,20 @@ impl<I: Io> PackWriter<'_, I> {
     /// The segment that the piece begun last is.
     pub fn segment(&self, begun: i64) -> Option<Segment> {
         self.pieces.last().map(|piece| piece.segment(self.number, begun))
+    }
+
+    /// The piece begun last, as it is so far.
+    pub(super) fn piece(&self) -> Option<Piece> {
+        self.pieces.last().copied()
+    }
+
+    /// Takes back what was put to the piece begun last since it was like this. The bytes stay,
+    /// named by nothing.
+    pub(super) fn take_back(&mut self, to: Option<Piece>) {
+        if let (Some(last), Some(to)) = (self.pieces.last_mut(), to) {
+            *last = to;
+        }
+        self.pieces.pop_if(|last| last.bytes == 0);
     }
 
     /// Begins a partition's next piece.
@@ -263,78 +298,23 @@ impl<I: Io> PackWriter<'_, I> {
     /// Writes the directory and makes the pack durable.
     pub async fn finish(mut self) -> io::Result<Pack> {
         self.flush().await?;
-        let directory_at = self.at;
-        let mut directory = encode(&self.pieces);
-        let end = (directory.len() + TRAILER_BYTES).next_multiple_of(BLOCK_BYTES);
-        directory.resize(end - TRAILER_BYTES, 0);
-        directory.extend_from_slice(&directory_at.to_le_bytes());
-        directory.extend_from_slice(&MAGIC.to_le_bytes());
-        directory.extend_from_slice(&[0; 4]);
-        self.write(&directory).await?;
+        let end = encode_end(&self.pieces, self.at);
+        self.write(&end).await?;
         self.flush().await?;
         self.file.sync().await?;
         Ok(Pack { number: self.number, pieces: self.pieces })
     }
-
-    /// Adds to the piece begun last the bytes of a segment that is in another pack.
-    pub async fn copy(&mut self, from: &mut Unpacking, segment: &Segment) -> io::Result<()> {
-        self.copy_from(self.store, from, segment).await
-    }
-
-    /// As `copy`, out of another store.
-    pub async fn copy_from(
-        &mut self,
-        store: &Store<I>,
-        from: &mut Unpacking,
-        segment: &Segment,
-    ) -> io::Result<()> {
-        let Some(number) = segment.pack() else {
-            return Err(io::Error::other("a segment with a file of its own goes into no pack"));
-        };
-        let file = store.file(pack_key(number)).await?;
-        let (mut at, end) = (segment.start(), segment.start() + segment.bytes);
-        while at < end {
-            let piece = from.bytes(number, &*file, at, end).await?;
-            at += piece.len() as u64;
-            self.put(&piece, segment.next, segment.max_timestamp).await?;
-        }
-        Ok(())
-    }
 }
 
-/// Reads several packs side by side, each from front to back.
-#[derive(Default)]
-pub struct Unpacking {
-    /// Of each pack, the stretch that was read last and where it begins.
-    windows: HashMap<u32, (u64, Bytes)>,
-}
-
-impl Unpacking {
-    /// Bytes of a pack from `at` on, not beyond `end`.
-    async fn bytes<F: File>(
-        &mut self,
-        number: u32,
-        file: &F,
-        at: u64,
-        end: u64,
-    ) -> io::Result<Bytes> {
-        let cut = |(start, window): &(u64, Bytes)| {
-            let skip = usize::try_from(at.checked_sub(*start)?).ok()?;
-            let most = usize::try_from(end - at).unwrap_or(usize::MAX);
-            let left = window.len().checked_sub(skip).filter(|left| *left > 0)?;
-            Some(window.slice(skip..skip + left.min(most)))
-        };
-        if let Some(bytes) = self.windows.get(&number).and_then(cut) {
-            return Ok(bytes);
-        }
-        // The old stretch goes before memory is asked for.
-        self.windows.remove(&number);
-        let window = read_range(file, at, READ_BYTES, file.len()).await?;
-        let held = (at, window);
-        let bytes = cut(&held).ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.windows.insert(number, held);
-        Ok(bytes)
-    }
+/// The end of a pack: the directory, which stands at `at`, and the trailer.
+pub(super) fn encode_end(pieces: &[Piece], at: u64) -> Vec<u8> {
+    let mut bytes = encode(pieces);
+    let end = (bytes.len() + TRAILER_BYTES).next_multiple_of(BLOCK_BYTES);
+    bytes.resize(end - TRAILER_BYTES, 0);
+    bytes.extend_from_slice(&at.to_le_bytes());
+    bytes.extend_from_slice(&MAGIC.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes
 }
 
 fn encode(pieces: &[Piece]) -> Vec<u8> {
@@ -352,62 +332,62 @@ fn encode(pieces: &[Piece]) -> Vec<u8> {
         bytes.extend_from_slice(&piece.bytes.to_le_bytes());
         bytes.extend_from_slice(&piece.max_timestamp.to_le_bytes());
     }
-    let crc = crc32fast::hash(bytes.get(12..).unwrap_or_default());
-    if let Some(place) = bytes.get_mut(8..12) {
+    let crc = crc32fast::hash(bytes.get(CRC_END..).unwrap_or_default());
+    if let Some(place) = bytes.get_mut(CRC_END - 4..CRC_END) {
         place.copy_from_slice(&crc.to_le_bytes());
     }
     bytes
 }
 
-/// The pack in a file that no node uses, by its directory: plain blocking reads.
-pub fn read_pack(path: &Path) -> io::Result<Pack> {
-    use std::os::unix::fs::FileExt;
-    let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let file = std::fs::File::open(path)?;
-    let trailer_at = file.metadata()?.len().saturating_sub(TRAILER_BYTES as u64);
-    let mut trailer = [0; TRAILER_BYTES];
-    file.read_exact_at(&mut trailer, trailer_at)?;
-    let at = directory_of(&trailer).filter(|at| *at < trailer_at);
-    let at = at.ok_or_else(|| damaged("it names no directory at its end"))?;
-    let mut directory = vec![0; usize::try_from(trailer_at - at).map_err(io::Error::other)?];
-    file.read_exact_at(&mut directory, at)?;
-    let pieces = decode(&directory).ok_or_else(|| damaged("its directory is damaged"))?;
-    let stem = path.file_stem().and_then(|stem| stem.to_str());
-    let number = stem.and_then(|stem| stem.parse().ok()).unwrap_or(0);
-    Ok(Pack { number, pieces })
-}
-
 /// The position of the directory that a trailer names.
-fn directory_of(trailer: &[u8]) -> Option<u64> {
+pub(super) fn directory_of(trailer: &[u8]) -> Option<u64> {
     let magic = u32::from_le_bytes(*trailer.get(8..)?.first_chunk()?);
     let at = u64::from_le_bytes(*trailer.first_chunk()?);
     (magic == MAGIC).then_some(at)
 }
 
-/// The pieces of a pack's directory; `None` if these bytes are none.
-fn decode(bytes: &[u8]) -> Option<Vec<Piece>> {
+/// What the first bytes of a directory say: its checksum, and the bytes that this covers.
+pub(super) fn directory_header(bytes: &[u8]) -> Result<(u32, u64), DirectoryFlaw> {
+    let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(DirectoryFlaw::Damaged)?;
+    let number = |at: usize| header.get(at..).and_then(|rest| rest.first_chunk());
+    let number = |at: usize| number(at).map_or(0, |four| u32::from_le_bytes(*four));
+    if number(0) != MAGIC {
+        return Err(DirectoryFlaw::Damaged);
+    }
+    // The upper half is reserved.
+    match number(4) {
+        version if version == u32::from(VERSION) => {}
+        version => {
+            let newer = u16::try_from(version).ok().filter(|version| *version > VERSION);
+            return Err(newer.map_or(DirectoryFlaw::Damaged, DirectoryFlaw::Newer));
+        }
+    }
+    let pieces = u64::from(number(12)) * PIECE_BYTES as u64;
+    Ok((number(8), (HEADER_BYTES - CRC_END) as u64 + pieces))
+}
+
+/// The pieces of a pack's directory.
+pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Piece>, DirectoryFlaw> {
+    let (crc, covered) = directory_header(bytes)?;
+    let covered = usize::try_from(covered).map_err(|_| DirectoryFlaw::Damaged)?;
+    let covered = bytes.get(CRC_END..).and_then(|rest| rest.get(..covered));
+    let covered = covered.filter(|covered| crc32fast::hash(covered) == crc);
+    let pieces = covered.and_then(|covered| covered.get(HEADER_BYTES - CRC_END..));
+    let pieces = pieces.ok_or(DirectoryFlaw::Damaged)?.chunks_exact(PIECE_BYTES);
+    pieces.map(|piece| decode_piece(piece).ok_or(DirectoryFlaw::Damaged)).collect()
+}
+
+fn decode_piece(bytes: &[u8]) -> Option<Piece> {
     let number = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
     let long = |at: usize| Some(i64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
-    let version = u16::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
-    if number(0)? != MAGIC || version != VERSION {
-        return None;
-    }
-    let count = usize::try_from(number(12)?).ok()?;
-    let end = count.checked_mul(PIECE_BYTES)?.checked_add(HEADER_BYTES)?;
-    if crc32fast::hash(bytes.get(12..end)?) != number(8)? {
-        return None;
-    }
-    let piece = |at: usize| {
-        Some(Piece {
-            partition: PartitionId { topic: TopicNumber(number(at)?), index: number(at + 4)? },
-            base: long(at + 8)?,
-            next: long(at + 16)?,
-            position: long(at + 24)?.cast_unsigned(),
-            bytes: long(at + 32)?.cast_unsigned(),
-            max_timestamp: long(at + 40)?,
-        })
-    };
-    (0..count).map(|index| piece(HEADER_BYTES + index * PIECE_BYTES)).collect()
+    Some(Piece {
+        partition: PartitionId { topic: TopicNumber(number(0)?), index: number(4)? },
+        base: long(8)?,
+        next: long(16)?,
+        position: long(24)?.cast_unsigned(),
+        bytes: long(32)?.cast_unsigned(),
+        max_timestamp: long(40)?,
+    })
 }
 
 #[cfg(test)]
@@ -428,12 +408,14 @@ mod tests {
         let mut bytes = encode(&pieces);
         let end = bytes.len();
         bytes.resize(end.next_multiple_of(BLOCK_BYTES), 0);
-        assert_eq!(decode(&bytes), Some(pieces));
-        for at in (0..end).filter(|at| !(6..8).contains(at)) {
+        assert_eq!(decode(&bytes), Ok(pieces));
+        for at in 0..end {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            assert_eq!(decode(&damaged), None, "byte {at}");
-            assert_eq!(decode(&bytes[..at]), None, "cut at {at}");
+            let flaw = if at == 4 { DirectoryFlaw::Newer(17) } else { DirectoryFlaw::Damaged };
+            let flaw = if at == 5 { DirectoryFlaw::Newer(4097) } else { flaw };
+            assert_eq!(decode(&damaged), Err(flaw), "byte {at}");
+            assert_eq!(decode(&bytes[..at]), Err(DirectoryFlaw::Damaged), "cut at {at}");
         }
         assert_eq!(directory_of(&[0; TRAILER_BYTES]), None);
     }

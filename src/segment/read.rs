@@ -63,6 +63,11 @@ impl<I: Io> Store<I> {
                     self.spans.borrow_mut().clear();
                     self.read_file(id, segment, from, bytes_max).await
                 }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    // It has become shorter since it was opened; what is left of it is served.
+                    self.cache.borrow_mut().forget(id.file_key());
+                    self.read_file(id, segment, from, bytes_max).await
+                }
                 outcome => outcome,
             },
         };
@@ -86,24 +91,25 @@ impl<I: Io> Store<I> {
         bytes_max: usize,
     ) -> io::Result<Span> {
         let (file, end) = self.file_with(id, segment.bytes).await?;
-        let mut position = self.begin(id, segment, from).await?;
+        let (mut position, next) = self.begin(id, segment, from).await?;
+        let mut due = Due::new(segment, next);
         let mut wanted = bytes_max.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let start = segment.start();
         while position < end {
             let window = read_range(&*file, start + position, wanted, start + end).await?;
-            let skipped = skip(&window, from);
+            let skipped = due.skip(&window, from);
             let found = window.slice(skipped..);
             position += skipped as u64;
             if skipped > 0 && found.len() < HEADER_BYTES {
                 continue;
             }
-            let left = end - position;
-            let outcome = match whole_batch(&found, left) {
+            let left = (end - position).min(self.batch_bytes_max());
+            let outcome = match due.whole_batch(&found, left) {
                 Ok(bytes) if bytes > found.len() => {
                     wanted = bytes;
                     continue;
                 }
-                Ok(bytes) => take_verified(&found, found.len()).map(|taken| (bytes, taken)),
+                Ok(bytes) => due.take_verified(&found).map(|taken| (bytes, taken)),
                 Err(why) => Err(why),
             };
             match outcome {
@@ -119,10 +125,10 @@ impl<I: Io> Store<I> {
                 }
                 Err(why) => {
                     // What is damaged may lie before the offset that is wanted.
-                    let sound = self.next_sound(&file, segment, (position, segment.base)).await?;
+                    let sound = self.next_sound(&file, segment, position, &due).await?;
                     let sound = sound.filter(|(place, base)| *place > position && *base <= from);
                     let damaged = || self.damaged(id, position, why);
-                    position = sound.ok_or_else(damaged)?.0;
+                    (position, due.next) = sound.ok_or_else(damaged)?;
                 }
             }
         }
@@ -179,20 +185,32 @@ impl<I: Io> Store<I> {
         Ok(file)
     }
 
-    /// Where to begin reading for `from`.
-    async fn begin(&self, id: SegmentId, segment: &Segment, from: Offset) -> io::Result<u64> {
+    /// Where to begin reading for `from`, and the offset that comes there.
+    async fn begin(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        from: Offset,
+    ) -> io::Result<(u64, Offset)> {
+        let front = (0, segment.base);
         if from <= segment.base {
-            return Ok(0);
+            return Ok(front);
         }
         let hint = self.cache.borrow().hinted(id, from);
         if let Some(position) = hint {
-            return Ok(position);
+            return Ok((position, from));
         }
         if id.is_packed() {
-            return Ok(0);
+            return Ok(front);
         }
         let marks = self.marks(id, segment).await?;
-        Ok(marks.at(from).map_or(0, |mark| mark.position))
+        let mark = marks.at(from).filter(|mark| (segment.base..=from).contains(&mark.offset));
+        Ok(mark.map_or(front, |mark| (mark.position, mark.offset)))
+    }
+
+    /// Bytes of a batch at most: what a damaged length says is not waited for.
+    pub(super) fn batch_bytes_max(&self) -> u64 {
+        self.arena.budget() as u64 / 2
     }
 
     /// The marks of all of the segment: those in memory, those of its file, or made anew.
@@ -238,20 +256,28 @@ impl<I: Io> Store<I> {
     async fn scan(&self, id: SegmentId, segment: &Segment, marks: &mut Marks) -> io::Result<()> {
         let (file, end) = self.file_with(id, segment.bytes).await?;
         let mut wanted = READ_BYTES_MAX;
+        let mut due = Due::new(segment, marks.next().unwrap_or(segment.base));
+        let is_dense = due.is_dense;
+        // Marks do not say what comes at their end.
+        due.is_dense &= marks.covered() == 0;
         while marks.covered() < end {
             let position = marks.covered();
             let window = read_range(&*file, position, wanted, end).await?;
             for (header, batch) in records::batches(&window) {
+                if !due.is_sound(&header, batch) {
+                    break;
+                }
                 marks.add(&header, batch.len());
+                (due.next, due.is_dense) = (header.next_offset(), is_dense);
             }
             if marks.covered() == position {
-                let header = BatchHeader::read(&window);
-                let bytes = header.and_then(|header| header.total_bytes()).unwrap_or(0);
-                if bytes <= window.len() || position + bytes as u64 > end {
+                let left = (end - position).min(self.batch_bytes_max());
+                let bytes = due.whole_batch(&window, left).unwrap_or(0);
+                if bytes <= window.len() {
                     // Reads that begin there meet it; the others begin behind it.
-                    let next = marks.next().unwrap_or(segment.base);
-                    let sound = self.next_sound(&file, segment, (position, next)).await?;
+                    let sound = self.next_sound(&file, segment, position, &due).await?;
                     marks.pass(sound, segment.bytes);
+                    due.next = sound.map_or(due.next, |(_, next)| next);
                     continue;
                 }
                 wanted = bytes;
@@ -290,36 +316,66 @@ pub(super) async fn read_range<F: File>(
     Ok(buffer.slice(at(position)..at(stop)))
 }
 
-/// The bytes of the batch with which `found` begins, with so many bytes left in the segment.
-fn whole_batch(found: &[u8], left: u64) -> Result<usize, &'static str> {
-    let header = BatchHeader::read(found).ok_or("no batch begins here")?;
-    let bytes = header.total_bytes().filter(|bytes| *bytes as u64 <= left);
-    bytes.ok_or("a batch's length cannot be")
+/// Which batch may come next: no checksum covers a batch's offset and length, so they must go on
+/// from what was there before.
+pub(super) struct Due {
+    pub next: Offset,
+    /// One past the segment's last offset.
+    last: Offset,
+    /// No offset is left out.
+    pub is_dense: bool,
 }
 
-/// Bytes of the whole batches that lie before `from`.
-fn skip(window: &[u8], from: Offset) -> usize {
-    let before = records::batches(window).take_while(|(header, _)| header.next_offset() <= from);
-    before.map(|(_, batch)| batch.len()).sum()
-}
+impl Due {
+    fn new(segment: &Segment, next: Offset) -> Due {
+        Due { next, last: segment.next, is_dense: segment.generation() == 0 }
+    }
 
-/// The leading batches within `bytes_max`: their bytes, and the offset after them.
-fn take_verified(found: &[u8], bytes_max: usize) -> Result<(usize, Offset), &'static str> {
-    let mut length = 0;
-    let mut next = Offset::MIN;
-    for (header, batch) in records::batches(found) {
-        if length > 0 && length + batch.len() > bytes_max {
-            break;
+    fn fits(&self, header: &BatchHeader) -> bool {
+        let goes_on = match self.is_dense {
+            true => header.base_offset == self.next,
+            false => header.base_offset >= self.next,
+        };
+        let is_within = header.last_offset_delta >= 0 && header.next_offset() <= self.last;
+        header.magic == 2 && goes_on && is_within
+    }
+
+    fn is_sound(&self, header: &BatchHeader, batch: &[u8]) -> bool {
+        self.fits(header) && header.crc == records::crc(batch)
+    }
+
+    /// The bytes of the batch with which `found` begins, with so many bytes left for it.
+    fn whole_batch(&self, found: &[u8], left: u64) -> Result<usize, &'static str> {
+        let header = BatchHeader::read(found).filter(|header| self.fits(header));
+        let bytes = header.ok_or("not the batch that should begin here")?.total_bytes();
+        let bytes = bytes.filter(|bytes| *bytes as u64 <= left);
+        bytes.ok_or("a batch's length cannot be")
+    }
+
+    /// Bytes of the sound batches that lie before `from`.
+    fn skip(&mut self, window: &[u8], from: Offset) -> usize {
+        let mut bytes = 0;
+        for (header, batch) in records::batches(window) {
+            if header.next_offset() > from || !self.is_sound(&header, batch) {
+                break;
+            }
+            self.next = header.next_offset();
+            bytes += batch.len();
         }
-        if header.magic != 2 || header.base_offset < next || header.crc != records::crc(batch) {
-            if length > 0 {
+        bytes
+    }
+
+    /// The leading batches that are sound, one at least: their bytes, and the offset after them.
+    fn take_verified(&mut self, found: &[u8]) -> Result<(usize, Offset), &'static str> {
+        let mut length = 0;
+        for (header, batch) in records::batches(found) {
+            if !self.is_sound(&header, batch) {
                 // What is sound before it is given; the next read meets it first.
                 break;
             }
-            return Err("a record batch is damaged");
+            length += batch.len();
+            self.next = header.next_offset();
         }
-        length += batch.len();
-        next = header.next_offset();
+        if length == 0 { Err("a record batch is damaged") } else { Ok((length, self.next)) }
     }
-    Ok((length, next))
 }

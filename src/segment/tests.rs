@@ -302,7 +302,8 @@ async fn pack(store: &Store<SimIo>, world: &World) -> (Pack, Vec<Model>) {
         writer.begin(runs[0].pieces[index].partition, ID.base);
         for run in &runs {
             let segment = run.segment(&run.pieces[index], 0);
-            writer.copy(&mut from, &segment).await.expect("a sound disk");
+            let copied = writer.copy(&mut from, &segment).await.expect("a sound disk");
+            assert_eq!(copied, None);
         }
     }
     let pack = writer.finish().await.expect("a sound disk");
@@ -346,4 +347,106 @@ fn partitions_that_share_a_pack_are_read_from_it_as_from_files_of_their_own() {
             assert!(next.number() > pack.number, "a number is used once");
         });
     }
+}
+
+/// What reads of each offset give, from a store that has read nothing yet: the batch, or nothing.
+async fn read_each(io: &SimIo, model: &Model) -> Vec<Option<Bytes>> {
+    let store = store(io);
+    let mut found = Vec::new();
+    for batch in &model.batches {
+        let offset = header(batch).next_offset() - 1;
+        let span = store.read(model.id, &model.segment, offset, 1).await;
+        found.push(span.ok().map(|span| span.batches));
+    }
+    found
+}
+
+/// A batch's offset and length are under no checksum: a read that goes by them must not pass over
+/// what it looks for, nor give something else.
+#[test]
+fn whichever_byte_of_a_header_flips_no_other_batch_is_missed() {
+    for seed in 0..4 {
+        let world = World::new(seed);
+        let node = world.node();
+        let io = prepare(&node);
+        world.block_on(async {
+            let first = store(&io);
+            let mut model = Model::new();
+            while model.batches.len() < 12 || model.segment.bytes < 200 << 10 {
+                grow(&first, &world, &mut model).await.expect("a sound disk");
+            }
+            if seed % 2 == 0 {
+                first.close(ID, model.segment.bytes).await.expect("a sound disk");
+            }
+            let path = first.path(ID);
+            let mut place = 0;
+            for (index, batch) in model.batches.iter().enumerate().take(8) {
+                for at in (0..61).filter(|at| !(12..16).contains(at)) {
+                    let bit = u8::try_from(world.below(8)).expect("small");
+                    node.disk().flip_bit(&path, place + at, bit);
+                    let found = read_each(&io, &model).await;
+                    for (other, (found, batch)) in found.iter().zip(&model.batches).enumerate() {
+                        let wanted = Some(batch).filter(|_| other != index);
+                        let what =
+                            format!("seed {seed}: {other} with bit {bit} of {at} in {index}");
+                        assert_eq!(found.as_ref(), wanted, "{what}");
+                    }
+                    node.disk().flip_bit(&path, place + at, bit);
+                }
+                place += batch.len() as u64;
+            }
+        });
+    }
+}
+
+#[test]
+fn a_damaged_piece_is_left_out_of_a_merge_or_copied_as_it_is() {
+    let world = World::new(5);
+    let node = world.node();
+    let io = prepare(&node);
+    world.block_on(async {
+        let store = store(&io);
+        let mut writer = store.begin_pack().await.expect("a sound disk");
+        let mut models: Vec<Model> = (0..3).map(|_| Model::new()).collect();
+        for (model, index) in models.iter_mut().zip(0..) {
+            put(&mut writer, &world, index, model).await;
+        }
+        let old = writer.finish().await.expect("a sound disk");
+        let path = store.pack_path(old.number);
+        node.disk().flip_bit(&path, old.pieces[1].position + 40, 2);
+        let segments: Vec<Segment> = old.pieces.iter().map(|piece| old.segment(piece, 0)).collect();
+        let mut from = Unpacking::default();
+        let mut writer = store.begin_pack().await.expect("a sound disk");
+        for (piece, segment) in old.pieces.iter().zip(&segments) {
+            writer.begin(piece.partition, piece.base);
+            let damage = writer.copy(&mut from, segment).await.expect("readable");
+            assert_eq!(damage.is_some(), piece.partition.index == 1, "{damage:?}");
+        }
+        let (one, last) =
+            (old.pieces[1], Piece { partition: old.pieces[0].partition, ..old.pieces[2] });
+        writer.begin(one.partition, one.base);
+        writer.copy_as_it_is(&store, &mut from, &segments[1]).await.expect("readable");
+        let gone = Segment { home: Home::Pack { number: 99, position: 7 }, ..segments[2] };
+        writer.begin(last.partition, last.base);
+        let damage = writer.copy(&mut from, &gone).await.expect("told").expect("it is missing");
+        assert_eq!((damage.flaw, damage.from), (Flaw::Missing, last.base));
+        writer.begin(last.partition, last.base);
+        writer.copy_as_it_is(&store, &mut from, &gone).await.expect("zeros");
+        let new = writer.finish().await.expect("a sound disk");
+        let indices: Vec<u32> = new.pieces.iter().map(|piece| piece.partition.index).collect();
+        assert_eq!(indices, [0, 2, 1, 0]);
+        for (piece, is_sound) in new.pieces.iter().zip([true, true, false, false]) {
+            let segment = new.segment(piece, 0);
+            let id = segment.id(piece.partition);
+            let read = store.read(id, &segment, piece.base, 1 << 20).await;
+            assert_eq!(read.is_ok(), is_sound, "{piece:?}");
+        }
+        let new_bytes = node.disk().read(&store.pack_path(new.number)).expect("there");
+        let old_bytes = node.disk().read(&path).expect("there");
+        let of = |bytes: &[u8], piece: &Piece| {
+            let from = usize::try_from(piece.position).expect("small");
+            bytes[from..from + usize::try_from(piece.bytes).expect("small")].to_vec()
+        };
+        assert_eq!(of(&new_bytes, &new.pieces[2]), of(&old_bytes, &old.pieces[1]));
+    });
 }

@@ -16,6 +16,12 @@ pub fn produce_many(topic: &str, parts: &[(i32, usize)]) -> Vec<u8> {
     request(PRODUCE, 7, body)
 }
 
+/// The same with one batch.
+pub fn produce_to(topic: &str, partition: i32, batch: &[u8]) -> Vec<u8> {
+    let head = Bytes::default().i16(-1).i16(-1).i32(10_000).i32(1).string(topic);
+    request(PRODUCE, 7, head.i32(1).i32(partition).bytes(batch))
+}
+
 /// The answer to `produce_many`.
 pub fn written(answer: &[u8]) -> Vec<Written> {
     let mut walk = Walk(answer);

@@ -14,11 +14,11 @@ use crate::segments::{await_that, create, segment_files, write};
 use crate::start::{assert_refused, contents};
 use crate::world::{Broker, corelog, fresh};
 
-const KAFKA_STORAGE_ERROR: i16 = 56;
-const FOREVER: (&str, &str) = ("retention.ms", "-1");
+pub const KAFKA_STORAGE_ERROR: i16 = 56;
+pub const FOREVER: (&str, &str) = ("retention.ms", "-1");
 
 /// One core whose journal is drained all the time.
-const SMALL: &[(&str, &str)] = &[
+pub const SMALL: &[(&str, &str)] = &[
     ("cores", "0"),
     ("shards", "1"),
     ("journal.bytes.max", "67108864"),
@@ -27,7 +27,7 @@ const SMALL: &[(&str, &str)] = &[
     ("storage.scrub.bytes.per.second", "1000000000"),
 ];
 
-fn flip(path: &Path, at: u64) {
+pub fn flip(path: &Path, at: u64) {
     let file = fs::File::options().read(true).write(true).open(path).expect("a file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("readable");
@@ -60,12 +60,12 @@ fn readable(peer: &mut Peer, topic: &str, end: i64) -> (Vec<i64>, Vec<i64>) {
 }
 
 /// All offsets from 0 to `end` but these.
-fn all_but(lost: &[i64], end: i64) -> Vec<i64> {
+pub fn all_but(lost: &[i64], end: i64) -> Vec<i64> {
     (0..end).filter(|offset| !lost.contains(offset)).collect()
 }
 
 /// `corelog repair`: its exit code and its words.
-fn repair(broker: &Broker, is_dry: bool) -> (Option<i32>, String) {
+pub fn repair(broker: &Broker, is_dry: bool) -> (Option<i32>, String) {
     let data = broker.data().display().to_string();
     let dry: &[&str] = if is_dry { &["--dry-run"] } else { &[] };
     corelog(&[&["repair", "--data-dir", &data], dry].concat())
@@ -73,7 +73,7 @@ fn repair(broker: &Broker, is_dry: bool) -> (Option<i32>, String) {
 
 /// Repairs a stopped broker's data: the dry run changes nothing and says all of `words`; the real
 /// one leaves nothing damaged.
-fn mend(broker: &Broker, words: &[&str]) {
+pub fn mend(broker: &Broker, words: &[&str]) {
     let before = contents(&broker.data());
     let (code, said) = repair(broker, true);
     assert_eq!(code, Some(1), "{said}");
@@ -94,7 +94,7 @@ fn mend(broker: &Broker, words: &[&str]) {
     assert!(kept.count() >= 1, "what was changed is kept");
 }
 
-fn stop(broker: &mut Broker) {
+pub fn stop(broker: &mut Broker) {
     broker.signal("TERM");
     assert!(broker.ended().success(), "{}", broker.log());
 }
@@ -321,8 +321,8 @@ fn a_topic_whose_creation_is_lost_keeps_its_records_under_another_name() {
     assert_eq!(readable(&mut peer, &format!("recovered-{number}"), 8), (all_but(&[], 8), vec![]));
 }
 
-#[test]
-fn a_journal_file_that_is_missing_is_told_and_mended() {
+/// A stopped broker whose journal has several files, with twenty large records.
+fn several_files() -> (Broker, String) {
     let mut broker =
         Broker::start(&[("cores", "0"), ("shards", "1"), ("journal.file.bytes", "4194304")]);
     let topic = fresh("holed");
@@ -330,6 +330,12 @@ fn a_journal_file_that_is_missing_is_told_and_mended() {
     create(&mut peer, &topic, &[FOREVER]);
     write(&mut peer, &topic, 0..20);
     stop(&mut broker);
+    (broker, topic)
+}
+
+#[test]
+fn a_journal_file_that_is_missing_is_told_and_mended() {
+    let (mut broker, topic) = several_files();
     let gone = broker.data().join("core-0/journal-000000000002");
     let first = *places(&gone).batches.keys().next().expect("records");
     let count = places(&gone).batches.len();
@@ -345,6 +351,54 @@ fn a_journal_file_that_is_missing_is_told_and_mended() {
     assert_eq!(failed, Vec::<i64>::new());
     assert_eq!(found.iter().filter(|base| **base < first.1 || **base >= to).count(), 20 - count);
     write(&mut peer, &topic, 20..21);
+}
+
+/// Nothing before it is there to say that it should be.
+#[test]
+fn the_first_journal_file_is_missed_and_what_it_held_is_told() {
+    let (mut broker, topic) = several_files();
+    let gone = broker.data().join("core-0/journal-000000000000");
+    let found = places(&gone);
+    let number = found.created[&topic].0;
+    let to = found.batches.keys().last().expect("records").1 + 1;
+    fs::remove_file(&gone).expect("there");
+    let place = format!("{} is missing", gone.display());
+    assert_refused(&mut broker.command(), 1, &[&place, "corelog repair --dry-run"]);
+    let name = format!("recovered-{number}");
+    let lost = format!("lost: topic {name} partition 0, offsets 0 to before {to}");
+    mend(&broker, &["the file is missing", &lost]);
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(readable(&mut peer, &name, 20), (all_but(&(1..to).collect::<Vec<_>>(), 20), vec![]));
+    write(&mut peer, &name, 20..21);
+}
+
+/// Nothing behind it is there to say that it should be; and how much it held nobody knows.
+#[test]
+fn the_last_journal_files_are_missed() {
+    let (mut broker, topic) = several_files();
+    let folder = broker.data().join("core-0");
+    let journal = |number: u32| folder.join(format!("journal-{number:012}"));
+    let count = (0..).take_while(|number| journal(*number).exists()).count();
+    let count = u32::try_from(count).expect("few");
+    let first = (1..count).find(|number| !places(&journal(*number)).batches.is_empty());
+    let first = first.expect("a second file with records");
+    let end = places(&journal(first)).batches.keys().next().expect("records").1;
+    (first..count).for_each(|number| fs::remove_file(journal(number)).expect("there"));
+    let place = format!("{} is missing", journal(first).display());
+    assert_refused(&mut broker.command(), 1, &[&place, "corelog repair --dry-run"]);
+    mend(&broker, &[&place, "lost: what was written last on this core"]);
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(readable(&mut peer, &topic, end), (all_but(&[], end), vec![]));
+    write(&mut peer, &topic, end..end + 10);
+    stop(&mut broker);
+    // And if all of them are gone, this is no new node.
+    (0..count).for_each(|number| drop(fs::remove_file(journal(number))));
+    let place = format!("{} is missing", journal(0).display());
+    assert_refused(&mut broker.command(), 1, &[&place]);
+    let (code, said) = repair(&broker, true);
+    assert!(code == Some(1) && said.contains(&place), "{said}");
 }
 
 /// A record goes bad in the journal of a running node: it is drained all the same.

@@ -241,8 +241,26 @@ fn run(seed: u64) -> (Seen, u64) {
         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     model.borrow_mut().check(&replayed);
     world.block_on(journal.close());
+    miss_a_file(&world, &node, &model.borrow(), small(flush));
     let seen = model.borrow().seen;
     (seen, world.fingerprint())
+}
+
+/// Removes a file that holds something needed: the journal does not open as if nothing were.
+fn miss_a_file(world: &World, node: &Node, model: &Model, settings: Settings) {
+    let needed = &model.accepted[model.released..];
+    if needed.is_empty() {
+        return;
+    }
+    let chosen = usize::try_from(world.below(needed.len() as u64)).expect("few");
+    let number = needed[chosen].1 / settings.file_bytes;
+    let path = files::path(&settings.directory, number);
+    node.disk().remove(&path);
+    match world.block_on(open(node.core(0), settings)) {
+        Err(OpenError::Missing { file }) => assert_eq!(file, path),
+        Err(error) => panic!("{} is missing, not: {error}", path.display()),
+        Ok(_) => panic!("{} is missing, and nobody says so", path.display()),
+    }
 }
 
 #[test]

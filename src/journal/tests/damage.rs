@@ -37,7 +37,7 @@ fn groups(settings: &Settings) -> Vec<(u64, u64, GroupHeader)> {
     let mut all = Vec::new();
     for path in paths {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
-        let number = files::number(name).expect("a journal file");
+        let Some(number) = files::number(name) else { continue };
         walk(&path, &mut |met| {
             if let Met::Group { position, header } = met {
                 all.push((number, position, header));
@@ -100,6 +100,22 @@ fn the_first_group_of_a_file_is_named_when_it_is_damaged() {
     file_of(&settings, 1).write_all_at(&[0xee; 64], 0).expect("writable");
     let message = reopen(&settings).expect_err("acknowledged records are damaged");
     assert!(message.contains("journal-000000000001 is damaged at byte 0"), "{message}");
+}
+
+/// Its magic, or the address that it says of itself: nothing that looks like a group is there.
+#[test]
+fn the_last_group_of_a_file_is_named_when_it_is_gone() {
+    for at in [0, 30] {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let settings = settings(directory.path());
+        fill(&settings, 0, 40, 200 << 10);
+        let groups = groups(&settings);
+        let (_, position, _) = groups.iter().rfind(|(number, ..)| *number == 0).expect("groups");
+        file_of(&settings, 0).write_all_at(&[0xee], position + at).expect("writable");
+        let message = reopen(&settings).expect_err("acknowledged records are damaged");
+        let place = format!("journal-000000000000 is damaged at byte {position}");
+        assert!(message.contains(&place), "{message}");
+    }
 }
 
 #[test]
@@ -241,3 +257,41 @@ fn a_file_of_another_journal_is_foreign_and_a_missing_one_is_missed() {
 }
 
 const BLOCK: usize = crate::io::BLOCK_BYTES;
+
+#[test]
+fn a_missing_file_is_named_whichever_it_was() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 60, 200 << 10);
+    let last = groups(&settings).last().expect("groups").0;
+    assert!(last >= 2, "first, middle and last are three");
+    let aside = directory.path().join("aside");
+    for number in 0..=last {
+        let path = files::path(&settings.directory, number);
+        std::fs::rename(&path, &aside).expect("moved");
+        let message = reopen(&settings).expect_err("records are missing");
+        assert!(message.starts_with(&format!("{} is missing", path.display())), "{message}");
+        std::fs::rename(&aside, &path).expect("moved back");
+    }
+    let count = reopen(&settings).expect("whole").len();
+    assert_eq!(count, 60);
+    let all = directory.path().join("all");
+    std::fs::create_dir(&all).expect("a folder");
+    let names: Vec<PathBuf> = (0..=last).map(|n| files::path(&settings.directory, n)).collect();
+    for path in &names {
+        std::fs::rename(path, all.join(path.file_name().expect("a name"))).expect("moved");
+    }
+    let message = reopen(&settings).expect_err("everything is missing");
+    assert!(message.starts_with(&format!("{} is missing", names[0].display())), "{message}");
+    for path in &names {
+        std::fs::rename(all.join(path.file_name().expect("a name")), path).expect("moved back");
+    }
+    // A journal of an older program says nothing of its files, and neither does a damaged range.
+    let range = settings.directory.join("journal.range");
+    std::fs::remove_file(&range).expect("there");
+    assert_eq!(reopen(&settings).expect("whole").len(), 60);
+    std::fs::write(&range, [7; 100]).expect("writable");
+    assert_eq!(reopen(&settings).expect("whole").len(), 60);
+    std::fs::remove_file(&names[0]).expect("there");
+    reopen(&settings).expect_err("it was written anew");
+}
