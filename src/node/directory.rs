@@ -749,7 +749,7 @@ mod tests {
         assert_eq!((layout.shards, layout.generation, layout.places.len()), (3, 0, 1));
         assert!(again.wanted().is_none());
         let text = fs::read_to_string(layout.first().join(NODE_FILE)).expect("text");
-        assert_eq!(text, "format = 1\nshards = 3\n", "as older programs know it");
+        assert!(text.starts_with("format = 1\nshards = 3\n"), "as older programs know it");
     }
 
     #[test]
