@@ -39,13 +39,16 @@ class Corelog:
     name: str = "corelog"
     durability: str = "flushed before the acknowledgement (durability=fsync, its default)"
 
-    def prepare(self, folder, port):
+    def prepare(self, folder, port, settings):
         if not self.binary.is_file():
             raise FileNotFoundError(f"{self.binary} is not there: cargo build --release")
 
-    def argv(self, folder, port):
-        place = ["--data-dir", folder / "data", "--listen", f"127.0.0.1:{port}"]
-        return [self.binary, "serve", *place, "--set", "group.initial.rebalance.delay.ms=0"]
+    def argv(self, folder, port, settings):
+        words = [self.binary, "serve", "--data-dir", folder / "data"]
+        words += ["--listen", f"127.0.0.1:{port}"]
+        for setting in ("group.initial.rebalance.delay.ms=0", *settings):
+            words += ["--set", setting]
+        return words
 
     def version(self):
         return _first_line([self.binary, "--version"])
@@ -60,11 +63,12 @@ class Kafka:
     extra: str = ""
     durability: str = "acknowledged from memory, flushed when the kernel likes (its default)"
 
-    def prepare(self, folder, port):
+    def prepare(self, folder, port, settings):
         install_kafka(self.jars)
         template = (HERE / "kafka" / "server.properties").read_text()
         ports = {"port": port, "controller_port": free_port()}
         lines = template.format(folder=folder / "data", **ports) + self.extra
+        lines += "".join(f"{setting}\n" for setting in settings)
         (folder / "server.properties").write_text(lines)
         tool = [*self.java("-Xmx256m"), "kafka.tools.StorageTool"]
         identity = _first_line([*tool, "random-uuid"])
@@ -76,7 +80,7 @@ class Kafka:
         if done.returncode != 0:
             raise RuntimeError(f"Kafka's storage cannot be formatted: {done.stdout}{done.stderr}")
 
-    def argv(self, folder, port):
+    def argv(self, folder, port, settings):
         return [*self.java(*KAFKA_JAVA), "kafka.Kafka", folder / "server.properties"]
 
     def java(self, *flags):
@@ -119,8 +123,9 @@ class Broker:
     `first` is what it must have answered to count as started; `started_s` is how long that took.
     """
 
-    def __init__(self, recipe, base, log, first=wire.Connection.greet):
+    def __init__(self, recipe, base, log, first=wire.Connection.greet, settings=()):
         self.recipe, self.base, self.log, self.first = recipe, Path(base), Path(log), first
+        self.settings = settings
         self.child = self.folder = self.started_s = None
 
     def __enter__(self):
@@ -128,7 +133,7 @@ class Broker:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.recipe.name}-", dir=self.base))
         try:
             self.port = free_port()
-            self.recipe.prepare(self.folder, self.port)
+            self.recipe.prepare(self.folder, self.port, self.settings)
             began = time.monotonic()
             self.launch()
             self.serve(START_SECONDS, self.first)
@@ -150,7 +155,8 @@ class Broker:
         return self.child.pid
 
     def launch(self):
-        self.child = Child(self.recipe.argv(self.folder, self.port), "/dev/null", self.log)
+        argv = self.recipe.argv(self.folder, self.port, self.settings)
+        self.child = Child(argv, "/dev/null", self.log)
 
     def serve(self, seconds, action=wire.Connection.greet, pause=wire.RETRY_SECONDS):
         """Waits until `action` succeeds."""

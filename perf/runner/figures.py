@@ -15,6 +15,7 @@ LABELS = {
     "produce_p99_ms": "produce p99, ms",
     "produce_p999_ms": "produce p99.9, ms",
     "produce_max_ms": "produce slowest, ms",
+    "produce_drift": "produce p99, last third of the run / first third",
     "consume_per_s": "received, records/s",
     "consume_mb_per_s": "received, MB/s",
     "e2e_p50_ms": "end to end p50, ms",

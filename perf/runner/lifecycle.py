@@ -16,7 +16,7 @@ SETTLE_SECONDS = 2
 def take(scenario, recipe, base, log):
     """The figures of one fresh broker."""
     settle = min(SETTLE_SECONDS, scenario.idle_seconds)
-    with Broker(recipe, base, log, first=first_write) as broker:
+    with Broker(recipe, base, log, first_write, scenario.settings) as broker:
         figures = {"start_to_write_ms": broker.started_s * 1e3}
         time.sleep(settle)
         before = Usage.of(broker.pid)

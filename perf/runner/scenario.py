@@ -10,6 +10,7 @@ A file of `perf/scenarios/` holds
     restart    true: the broker restarts after filling, with nothing left in the page cache
     warm       a load to warm up with instead, after the restart
     brokers    the brokers that it is asked of, if not all
+    settings   of the brokers, by Kafka's names: "log.retention.ms=60000"
     skip       why it cannot be asked now
 
 and for the kind "lifecycle": idle_seconds, partitions, connections.
@@ -23,6 +24,11 @@ from pathlib import Path
 BROKERS = ("corelog", "kafka", "kafka-flush")
 KINDS = ("load", "lifecycle")
 MODES = ("produce", "consume", "e2e", "mixed", "verify")
+# What may be in a list.
+LISTS = {
+    "brokers": lambda value: value in BROKERS,
+    "settings": lambda value: isinstance(value, str) and "=" in value,
+}
 
 
 class Refused(Exception):
@@ -42,6 +48,7 @@ class Scenario:
     restart: bool = False
     warm: str = ""
     brokers: tuple = BROKERS
+    settings: tuple = ()
     skip: str = ""
     idle_seconds: float = 20
     partitions: int = 0
@@ -79,10 +86,9 @@ def judged(name, values):
     for key, value in values.items():
         if key not in known:
             raise Refused(f"scenario {name}: there is no `{key}`; there are {', '.join(known)}")
-        if not _fits(value, known[key]):
+        if not _fits(key, value, known[key]):
             raise Refused(f"scenario {name}: `{key}` cannot be {value!r}")
-    if "brokers" in values:
-        values = values | {"brokers": tuple(values["brokers"])}
+    values = values | {key: tuple(values[key]) for key in LISTS if key in values}
     scenario = Scenario(name=name, **({"question": ""} | values))
     for is_right, wrong in _rules(scenario):
         if not is_right:
@@ -90,9 +96,9 @@ def judged(name, values):
     return scenario
 
 
-def _fits(value, wanted):
+def _fits(key, value, wanted):
     if wanted is tuple:
-        return isinstance(value, list) and all(broker in BROKERS for broker in value)
+        return isinstance(value, list) and all(LISTS[key](one) for one in value)
     if wanted is bool:
         return isinstance(value, bool)
     if wanted in (int, float):

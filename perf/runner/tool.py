@@ -7,6 +7,7 @@ tools can do less: what they cannot is refused, never done by halves.
 import argparse
 import json
 import re
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .scenario import Refused
 GRACE_SECONDS = 180
 # Records of a closed loop by Kafka's tool, which knows no duration, per second of the scenario.
 KAFKA_RECORDS_PER_S = 100_000
+# A run of fewer intervals says nothing of its beginning and end.
+DRIFT_INTERVALS_MIN = 90
 SHARES = {"min": 0, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999,
           "p99.99": 0.9999}
 FIGURES = {"p50": "p50_ms", "p99": "p99_ms", "p99.9": "p999_ms", "max": "max_ms"}
@@ -69,6 +72,7 @@ def outcome_of_corelog(report):
         if run[measured]:
             figures |= latency_figures(kind, run[measured])
             curves[kind] = curve(run[measured])
+    figures |= drift(run["intervals"])
     if run["lateness_us"]:
         figures["lateness_p99_ms"] = run["lateness_us"]["p99"] / 1e3
     if run["failed_records"]:
@@ -90,6 +94,20 @@ def total_bytes(run, kind):
     name = {"produce": "acknowledged", "consume": "received"}[kind]
     records = sum(interval[name] for interval in run["intervals"])
     return measured["bytes"] / measured["records"] * records
+
+
+def drift(intervals):
+    """How the run's end compares with its beginning, in a run that is long enough to ask: the
+    medians of the intervals' p99, which one stall of the machine does not decide."""
+    measured = [one for one in intervals if one.get("phase") == "measured" and one["latency_us"]]
+    if len(measured) < DRIFT_INTERVALS_MIN:
+        return {}
+    third = len(measured) // 3
+    first, last = (
+        statistics.median(one["latency_us"]["p99"] for one in part)
+        for part in (measured[:third], measured[-third:])
+    )
+    return {"produce_drift": last / first} if first else {}
 
 
 def latency_figures(kind, micros):

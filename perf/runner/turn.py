@@ -16,7 +16,7 @@ def take(scenario, recipe, tool, base, folder):
     log = folder / f"{recipe.name}.log"
     if scenario.kind == "lifecycle":
         return {"figures": lifecycle.take(scenario, recipe, base, log)}
-    with Broker(recipe, base, log) as broker:
+    with Broker(recipe, base, log, settings=scenario.settings) as broker:
         prepare(scenario, broker, tool, folder)
         before = Usage.of(broker.pid)
         load = words(scenario.load)

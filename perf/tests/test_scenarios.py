@@ -22,6 +22,8 @@ class Scenarios(unittest.TestCase):
             ({"load": "fly --rate 1"}, "a load begins"),
             ({"load": "produce --json x"}, "--json"),
             ({"brokers": ["rabbit"]}, "brokers"),
+            ({"settings": ["log.retention.ms"]}, "settings"),
+            ({"settings": "log.retention.ms=1"}, "settings"),
             ({"seconds": "10"}, "seconds"),
             ({"seconds": 0}, "seconds"),
             ({"seconds": True}, "seconds"),

@@ -58,6 +58,14 @@ class CorelogLoad(unittest.TestCase):
         self.assertEqual(len(notes), 3)
         self.assertIn("LOST 3 times", notes)
 
+    def test_a_long_run_tells_how_its_end_compares_with_its_beginning(self):
+        interval = {"phase": "measured", "acknowledged": 1, "received": 0}
+        p99s = [100] * 30 + [400] * 30 + [150] * 29 + [9000]
+        long = [interval | {"latency_us": {"p99": p99}} for p99 in p99s]
+        warm_up = interval | {"phase": "warm-up", "latency_us": {"p99": 7000}}
+        self.assertEqual(tool.drift([warm_up, *long]), {"produce_drift": 1.5})
+        self.assertEqual(tool.drift(long[1:]), {})
+
     def test_cpu_per_gigabyte_is_told_for_one_direction_only(self):
         used = {"cpu_s": 3.0}
         self.assertEqual(

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use setting::{Effect, Kind, Refused, Scope, Setting, find};
+use table::COARSER;
 pub use table::{BROKER, TOPIC, node_default};
 
 /// Where a value comes from, strongest last.
@@ -39,6 +40,8 @@ pub enum Durability {
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
     values: BTreeMap<&'static str, (String, Source)>,
+    /// What those of minutes and hours are in milliseconds, where they are given.
+    millis: BTreeMap<&'static str, String>,
 }
 
 /// The codec that a topic stores batches with.
@@ -89,7 +92,7 @@ impl Default for BrokerConfig {
         let values = BROKER
             .iter()
             .map(|setting| (setting.name, (setting.default.to_string(), Source::Default)));
-        BrokerConfig { values: values.collect() }
+        BrokerConfig { values: values.collect(), millis: BTreeMap::new() }
     }
 }
 
@@ -101,6 +104,11 @@ impl BrokerConfig {
         if let Some(held) = self.values.get_mut(setting.name)
             && held.1 <= source
         {
+            if let Some((_, unit, _)) = COARSER.iter().find(|(name, ..)| *name == setting.name) {
+                let units = value.parse().unwrap_or(-1_i64);
+                let millis = if units < 0 { -1 } else { units.saturating_mul(*unit) };
+                self.millis.insert(setting.name, millis.to_string());
+            }
             *held = (value, source);
         }
         Ok(())
@@ -186,6 +194,19 @@ impl BrokerConfig {
         self.text(name).parse().unwrap_or(0.0)
     }
 
+    /// What a setting of all topics was given here, and by which name.
+    pub fn inherited(&self, topic_setting: &str) -> Option<(&'static str, &str)> {
+        let name = node_default(topic_setting)?;
+        if let Some(value) = self.given(name) {
+            return Some((name, value));
+        }
+        let mut coarser = COARSER.iter().filter(|(.., fine)| *fine == name);
+        coarser.find_map(|(coarse, ..)| {
+            self.given(coarse)?;
+            Some((*coarse, self.millis.get(coarse)?.as_str()))
+        })
+    }
+
     /// A row's text, if it is not the default.
     pub fn given(&self, name: &str) -> Option<&str> {
         let (value, source) = self.value(name);
@@ -237,7 +258,7 @@ pub fn check_together<'a>(own: impl Fn(&str) -> Option<&'a str>) -> Result<(), S
 /// default.
 pub fn topic_value<'a>(own: Option<&'a String>, broker: &'a BrokerConfig, name: &str) -> &'a str {
     let default = || find(TOPIC, name).map_or("", |setting| setting.default);
-    let inherited = || node_default(name).and_then(|name| broker.given(name));
+    let inherited = || broker.inherited(name).map(|(_, value)| value);
     own.map(String::as_str).or_else(inherited).unwrap_or_else(default)
 }
 
@@ -363,6 +384,17 @@ mod tests {
         assert_eq!(topic_value(None, &broker, name), "7");
         assert_eq!(topic_value(Some(&"8".to_string()), &broker, name), "8");
         assert_eq!(TopicConfig::new(|_| None, &broker).delete_retention_ms, 7);
+        let retention = |broker: &BrokerConfig| TopicConfig::new(|_| None, broker).retention_ms;
+        assert_eq!(retention(&broker), 604_800_000);
+        broker.set("log.retention.hours", "24", Source::Flag).expect("valid");
+        assert_eq!(retention(&broker), 86_400_000);
+        assert_eq!(broker.inherited("retention.ms"), Some(("log.retention.hours", "86400000")));
+        broker.set("log.retention.minutes", "-1", Source::File).expect("valid");
+        assert_eq!(retention(&broker), -1, "minutes go before hours");
+        broker.set("log.retention.ms", "5", Source::File).expect("valid");
+        assert_eq!(retention(&broker), 5, "milliseconds go before both");
+        broker.set("log.roll.hours", "2", Source::File).expect("valid");
+        assert_eq!(TopicConfig::new(|_| None, &broker).segment_ms, 7_200_000);
         for (wrong, right) in [("1.5", "0.25"), ("-1", "1"), ("x", "0")] {
             assert!(check_topic_setting("min.cleanable.dirty.ratio", wrong).is_err());
             assert!(check_topic_setting("min.cleanable.dirty.ratio", right).is_ok());

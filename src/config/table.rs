@@ -258,6 +258,14 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
+        "log.cleanup.policy",
+        List(&["compact", "delete"]),
+        "delete",
+        Honoured,
+        "Default of cleanup.policy.",
+    ),
+    row(
+        Broker,
         "log.dir",
         Text,
         "./corelog-data",
@@ -297,6 +305,7 @@ pub const BROKER: &[Setting] = &[
         Honoured,
         "Default of message.timestamp.type.",
     ),
+    row(Broker, "log.retention.bytes", Int(-1, I64), "-1", Honoured, "Default of retention.bytes."),
     row(
         Broker,
         "log.retention.check.interval.ms",
@@ -307,11 +316,60 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
+        "log.retention.hours",
+        Int(-1, I32),
+        "168",
+        Honoured,
+        "Default of retention.ms, in hours, unless minutes or milliseconds are given.",
+    ),
+    row(
+        Broker,
+        "log.retention.minutes",
+        Int(-1, I32),
+        "10080",
+        Honoured,
+        "Default of retention.ms, in minutes, unless milliseconds are given.",
+    ),
+    row(
+        Broker,
+        "log.retention.ms",
+        Int(-1, I64),
+        "604800000",
+        Honoured,
+        "Default of retention.ms.",
+    ),
+    row(
+        Broker,
+        "log.roll.hours",
+        Int(1, I32),
+        "168",
+        Honoured,
+        "Default of segment.ms, in hours, unless milliseconds are given.",
+    ),
+    row(Broker, "log.roll.ms", Int(1, I64), "604800000", Honoured, "Default of segment.ms."),
+    row(
+        Broker,
+        "log.segment.bytes",
+        Int(1_048_576, I32),
+        "1073741824",
+        Honoured,
+        "Default of segment.bytes.",
+    ),
+    row(
+        Broker,
         "max.connections",
         Int(1, I32),
         "20000",
         Honoured,
         "Connections of the node; more are closed at once.",
+    ),
+    row(
+        Broker,
+        "message.max.bytes",
+        Int(0, I32),
+        "1048588",
+        Honoured,
+        "Default of max.message.bytes.",
     ),
     row(Broker, "node.id", Int(0, I32), "1", Honoured, "The node's id in its cluster."),
     row(
@@ -601,6 +659,14 @@ pub const TOPIC: &[Setting] = &[
     ),
 ];
 
+/// The node's settings that are another name for one of milliseconds, how many each unit is, and
+/// which that is; the finest first.
+pub const COARSER: &[(&str, i64, &str)] = &[
+    ("log.retention.minutes", 60_000, "log.retention.ms"),
+    ("log.retention.hours", 3_600_000, "log.retention.ms"),
+    ("log.roll.hours", 3_600_000, "log.roll.ms"),
+];
+
 /// The node's setting that is the default of a topic's setting, where there is one.
 pub fn node_default(topic_setting: &str) -> Option<&'static str> {
     let found = NODE_DEFAULTS.iter().find(|(name, _)| *name == topic_setting);
@@ -608,15 +674,21 @@ pub fn node_default(topic_setting: &str) -> Option<&'static str> {
 }
 
 const NODE_DEFAULTS: &[(&str, &str)] = &[
+    ("cleanup.policy", "log.cleanup.policy"),
     ("compression.gzip.level", "compression.gzip.level"),
     ("compression.lz4.level", "compression.lz4.level"),
     ("compression.type", "compression.type"),
     ("compression.zstd.level", "compression.zstd.level"),
     ("delete.retention.ms", "log.cleaner.delete.retention.ms"),
     ("max.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms"),
+    ("max.message.bytes", "message.max.bytes"),
     ("message.timestamp.after.max.ms", "log.message.timestamp.after.max.ms"),
     ("message.timestamp.before.max.ms", "log.message.timestamp.before.max.ms"),
     ("message.timestamp.type", "log.message.timestamp.type"),
     ("min.cleanable.dirty.ratio", "log.cleaner.min.cleanable.ratio"),
     ("min.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"),
+    ("retention.bytes", "log.retention.bytes"),
+    ("retention.ms", "log.retention.ms"),
+    ("segment.bytes", "log.segment.bytes"),
+    ("segment.ms", "log.roll.ms"),
 ];

@@ -89,7 +89,7 @@ fn describe_topic<'a>(
     rows.map(|setting| {
         let own = topic.configs.get(setting.name).map(String::as_str);
         let node = config::node_default(setting.name);
-        let inherited = node.and_then(|name| Some((name, broker.given(name)?)));
+        let inherited = broker.inherited(setting.name);
         let (value, source) = match (own, inherited) {
             (Some(own), _) => (own, DYNAMIC_TOPIC),
             (None, Some((_, value))) => (value, STATIC_BROKER),

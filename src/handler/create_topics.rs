@@ -123,7 +123,7 @@ fn new_topic(topic: &CreatableTopic<'_>) -> NewTopic {
 fn describe<'a>(topic: &'a Topic, broker: &'a BrokerConfig) -> CreatableTopicResult<'a> {
     let configs = TOPIC.iter().map(|setting| {
         let own = topic.configs.get(setting.name);
-        let given = config::node_default(setting.name).and_then(|name| broker.given(name));
+        let given = broker.inherited(setting.name);
         CreatableTopicConfigs {
             name: setting.name,
             value: Some(config::topic_value(own, broker, setting.name)),

@@ -1,5 +1,6 @@
 //! The marks of a segment: every so many bytes, the offset of a batch, where it begins, and the
-//! greatest timestamp from there to the next mark.
+//! greatest timestamp of all batches before the next mark. (An older version wrote that of those
+//! from there to the next mark, from which the other follows.)
 //!
 //!     | magic u32 | version u16 | 0 u16 | crc u32 | count u32 | bytes u64 |
 //!     | offset i64, position u64, greatest timestamp i64 | ...                 | 0 ... |
@@ -9,6 +10,7 @@
 //! Invariants
 //!   K1  Marks ascend in offset and position; the first is the segment's first batch.
 //!   K2  Marks say nothing of bytes at or beyond `covered`.
+//!   K3  Their greatest timestamps never go back, so that a time is found without looking at all.
 
 use crate::base::ids::Offset;
 use crate::wire::records::BatchHeader;
@@ -25,7 +27,7 @@ const MARK_BYTES: usize = 24;
 pub struct Mark {
     pub offset: Offset,
     pub position: u64,
-    /// Of the batches from here to the next mark.
+    /// Of all batches before the next mark.
     pub max_timestamp: i64,
 }
 
@@ -50,10 +52,10 @@ impl Marks {
     /// Takes the batch that begins where the last one ended.
     pub fn add(&mut self, header: &BatchHeader, bytes: usize) {
         let position = self.covered;
-        let max_timestamp = header.max_timestamp;
+        let max_timestamp = header.max_timestamp.max(self.max_timestamp());
         match self.marks.last_mut() {
             Some(last) if position - last.position < INTERVAL_BYTES => {
-                last.max_timestamp = last.max_timestamp.max(max_timestamp);
+                last.max_timestamp = max_timestamp;
             }
             _ => self.marks.push(Mark { offset: header.base_offset, position, max_timestamp }),
         }
@@ -67,8 +69,12 @@ impl Marks {
             self.covered = end;
             return;
         };
-        self.marks.push(Mark { offset, position, max_timestamp: -1 });
+        self.marks.push(Mark { offset, position, max_timestamp: self.max_timestamp() });
         self.covered = position;
+    }
+
+    fn max_timestamp(&self) -> i64 {
+        self.marks.last().map_or(-1, |last| last.max_timestamp)
     }
 
     /// The first offset of the last mark.
@@ -84,7 +90,8 @@ impl Marks {
 
     /// The first mark from which on there is a batch with a timestamp of at least `timestamp`.
     pub fn at_timestamp(&self, timestamp: i64) -> Option<Mark> {
-        self.marks.iter().find(|mark| mark.max_timestamp >= timestamp).copied()
+        let before = self.marks.partition_point(|mark| mark.max_timestamp < timestamp);
+        self.marks.get(before).copied()
     }
 
     /// The file's bytes, without padding.
@@ -120,9 +127,11 @@ impl Marks {
         if crc32fast::hash(bytes.get(12..end)?) != number(8)? {
             return None;
         }
-        let mark = |at: usize| {
+        let mut newest = -1;
+        let mut mark = |at: usize| {
             let position = long(at + 8)?.cast_unsigned();
-            Some(Mark { offset: long(at)?, position, max_timestamp: long(at + 16)? })
+            newest = long(at + 16)?.max(newest);
+            Some(Mark { offset: long(at)?, position, max_timestamp: newest })
         };
         let marks = (0..count).map(|index| mark(HEADER_BYTES + index * MARK_BYTES));
         Some(Marks { marks: marks.collect::<Option<_>>()?, covered: long(16)?.cast_unsigned() })
@@ -162,7 +171,26 @@ mod tests {
             assert_eq!(by_time.offset, mark.offset);
         }
         assert_eq!(marks.at_timestamp(9_991), None);
+        assert_eq!(marks.at_timestamp(i64::MIN).map(|mark| mark.offset), Some(0));
         assert_eq!(marks.at(-1), None);
+    }
+
+    #[test]
+    fn a_time_is_found_where_times_go_back() {
+        let mut builder = BatchBuilder::new();
+        builder.push(&NewRecord { value: Some(&[0; 70_000]), ..NewRecord::default() });
+        let batch = builder.build(Codec::None).expect("nothing to compress");
+        let header = BatchHeader::read(&batch).expect("whole");
+        let mut marks = Marks::default();
+        for (base_offset, max_timestamp) in [(0, 50), (1, 10), (2, 90), (3, 20), (4, 100)] {
+            marks.add(&BatchHeader { base_offset, max_timestamp, ..header }, batch.len());
+        }
+        // What an older version wrote of the fourth.
+        marks.marks[3].max_timestamp = 20;
+        let marks = Marks::decode(&marks.encode()).expect("sound");
+        let found = |timestamp| marks.at_timestamp(timestamp).map(|mark| mark.offset);
+        assert_eq!([5, 50, 51, 90, 91, 100].map(found), [0, 0, 2, 2, 4, 4].map(Some));
+        assert_eq!(found(101), None);
     }
 
     #[test]
