@@ -1,6 +1,6 @@
 //! The node under test: its cores on a simulated machine, started, stopped and crashed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -64,6 +64,8 @@ struct Life {
     running: Rc<Cell<u16>>,
     ready: u16,
     failed: Option<BootFailed>,
+    /// Once its cores were started.
+    shared: Rc<OnceCell<Arc<Shared>>>,
 }
 
 impl Life {
@@ -161,6 +163,7 @@ impl Server {
         let (report, reports) = mailbox(usize::from(shards) * 2);
         let running = Rc::new(Cell::new(shards));
         let (stops, stopped) = (0..shards).map(|_| oneshot::channel()).unzip();
+        let shared = Rc::<OnceCell<Arc<Shared>>>::default();
         let boot = Boot {
             node: self.node.clone(),
             plan: self.plan,
@@ -169,12 +172,13 @@ impl Server {
             layout: self.recorded(),
             moves: self.moves.clone(),
             running: running.clone(),
+            shared: shared.clone(),
             report,
             stopped,
         };
         self.node.core(0).spawn("boot", boot.run());
         *self.life.borrow_mut() =
-            Some(Life { shards, stops, reports, running, ready: 0, failed: None });
+            Some(Life { shards, stops, reports, running, ready: 0, failed: None, shared });
     }
 
     /// What `node.toml` says, if it is there.
@@ -203,8 +207,8 @@ impl Server {
     }
 
     /// Stops the node as SIGTERM does, waits for its end, and cuts the power afterwards: what was
-    /// acknowledged is safe by then in every mode, unless the node had not even come up to flush
-    /// what a killed one before it had left to the device.
+    /// acknowledged is safe by then in every mode, unless a core had not even come up to flush what
+    /// a killed one before it had left to the device (seed 1967).
     pub fn stop(&self, world: &World) {
         let Some(mut life) = self.life.borrow_mut().take() else { return };
         life.stops.clear();
@@ -212,7 +216,11 @@ impl Server {
             .run_until(world.now() + STOP_TIME, || life.running.get() == 0)
             .unwrap_or_else(|stuck| panic!("the node does not stop: {stuck}"));
         life.hear();
-        let is_safe = self.plan.flushed || life.failed.is_none();
+        let shared = life.shared.get();
+        let is_whole = shared.is_some_and(|shared| {
+            shared.directories().iter().all(|(_, failure)| failure.is_none())
+        });
+        let is_safe = self.plan.flushed || (life.failed.is_none() && is_whole);
         self.node.crash(if is_safe { Crash::Power } else { Crash::Kill });
     }
 }
@@ -226,6 +234,7 @@ struct Boot {
     layout: Option<Layout>,
     moves: Rc<Moves>,
     running: Rc<Cell<u16>>,
+    shared: Rc<OnceCell<Arc<Shared>>>,
     report: Sender<Report>,
     stopped: Vec<oneshot::Receiver<()>>,
 }
@@ -285,6 +294,7 @@ impl Boot {
         let shards = self.shards;
         let directories = self.directories(&layout);
         let shared = Arc::new(Shared::new(Arc::new(config(self.plan)), shards, directories));
+        drop(self.shared.set(shared.clone()));
         let connection_count = Arc::new(AtomicUsize::new(0));
         let mut stale: Vec<PathBuf> = Vec::new();
         for path in DATA.map(Path::new) {
