@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::BootFailed;
-use super::layout::{Layout, NEW_NODE_FILE, NODE_FILE, Place, generation_of};
+use super::layout::{Layout, NEW_NODE_FILE, NODE_FILE, Place, check_format, generation_of, parse};
 
 /// The format of the file below that this program makes and reads.
 const FORMAT: u32 = 1;
@@ -593,17 +593,8 @@ fn read_text(file: &Path) -> Result<Option<String>, Unusable> {
 impl Mark {
     fn read(text: &str, directory: &Path) -> Result<Mark, BootFailed> {
         let file = directory.join(MARK_FILE);
-        let mark: Mark = toml::from_str(text).map_err(|error| {
-            BootFailed(format!("{} is damaged ({}): restore it", file.display(), error.message()))
-        })?;
-        if mark.format > FORMAT {
-            return Err(BootFailed(format!(
-                "{} has format {}, this program knows up to {FORMAT}: start the newer Corelog \
-                 that wrote it",
-                file.display(),
-                mark.format
-            )));
-        }
+        let mark: Mark = parse(text, &file)?;
+        check_format(mark.format, FORMAT, &file)?;
         Ok(mark)
     }
 }

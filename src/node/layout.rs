@@ -14,6 +14,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::BootFailed;
@@ -130,17 +131,8 @@ impl Layout {
     pub fn read(text: &str, file: &Path) -> Result<Layout, BootFailed> {
         // A file whose end was not yet cut off when the power failed.
         let text = text.trim_end_matches('\0');
-        let node: Node = toml::from_str(text).map_err(|error| {
-            BootFailed(format!("{} is damaged ({}): restore it", file.display(), error.message()))
-        })?;
-        if node.format > FORMAT {
-            return Err(BootFailed(format!(
-                "{} has format {}, this program knows up to {FORMAT}: start the newer Corelog \
-                 that wrote it",
-                file.display(),
-                node.format
-            )));
-        }
+        let node: Node = parse(text, file)?;
+        check_format(node.format, FORMAT, file)?;
         if node.shards == 0 {
             return Err(BootFailed(format!("{} names 0 shards: restore it", file.display())));
         }
@@ -170,6 +162,25 @@ impl Layout {
         node.check = Some(node.sum());
         toml::to_string(&node).map_err(io::Error::other)
     }
+}
+
+/// What a file of the node's layout says.
+pub fn parse<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, BootFailed> {
+    toml::from_str(text).map_err(|error| {
+        BootFailed(format!("{} is damaged ({}): restore it", file.display(), error.message()))
+    })
+}
+
+/// Refuses a file of a format beyond the newest that is `known`.
+pub fn check_format(format: u32, known: u32, file: &Path) -> Result<(), BootFailed> {
+    if format <= known {
+        return Ok(());
+    }
+    Err(BootFailed(format!(
+        "{} has format {format}, this program knows up to {known}: start the newer Corelog that \
+         wrote it",
+        file.display()
+    )))
 }
 
 /// The generation of a core's folder, if the name is one of those.
