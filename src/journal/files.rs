@@ -114,6 +114,11 @@ impl<F> Files<F> {
         first.max(self.first_needed)
     }
 
+    /// Whether they take more than `bytes_max`.
+    pub fn exceed(&self, bytes_max: u64, file_bytes: u64) -> bool {
+        self.open.len() as u64 * file_bytes > bytes_max
+    }
+
     fn reusable(&self) -> Option<u64> {
         self.open.keys().next().copied().filter(|number| *number < self.first_needed)
     }
@@ -197,7 +202,7 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     if state.closing {
         return Step::End;
     }
-    if let Some(old) = to_discard(&state) {
+    if let Some(old) = to_discard(&state, inner.settings.bytes_max) {
         return Step::Discard { old };
     }
     let space = &state.space;
@@ -225,7 +230,7 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
             if let Some(old) = state.files.reusable() {
                 return Step::Reuse { old, number: number + 1 };
             }
-            let files = state.files.open.len() as u64 + 1;
+            let files = state.files.open.len() as u64 + u64::from(!space.is_beyond_wanted);
             if files * space.file_bytes > inner.settings.bytes_max {
                 return if space.refusal.is_some() { Step::Wait } else { Step::Full };
             }
@@ -242,13 +247,15 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
     }
 }
 
-/// A released file that a full disk needs more than the journal does: it would become the next one,
-/// where the current one cannot even grow, or the next one is there.
-fn to_discard<I: Io>(state: &State<I>) -> Option<u64> {
+/// A released file that a full disk needs more than the journal does, or that is beyond the limit
+/// (S5): it would become the next one, where the current one cannot even grow, or the next one is
+/// there.
+fn to_discard<I: Io>(state: &State<I>, bytes_max: u64) -> Option<u64> {
     let space = &state.space;
     let is_next_wanted = space.allocated == space.file_end() && space.next_allocated.is_none();
     let is_short = state.short || matches!(space.refusal, Some(Refusal::NoSpace(_)));
-    state.files.reusable().filter(|_| is_short && !is_next_wanted)
+    let is_beyond = state.files.exceed(bytes_max, space.file_bytes);
+    state.files.reusable().filter(|_| (is_short || is_beyond) && !is_next_wanted)
 }
 
 /// The step that adds to the `allocated` bytes of a file, when `ahead` bytes are ready and somebody
@@ -298,6 +305,7 @@ fn publish<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) {
         tracing::info!("the journal has space again and takes writes");
     }
     state.space.wanted = 0;
+    state.space.is_beyond_wanted = false;
     state.wake_watchers();
 }
 

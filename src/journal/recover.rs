@@ -253,6 +253,7 @@ fn space_at<F: File>(settings: &Settings, files: &Files<F>, head: &Head) -> Spac
         allocated: allocated(head.number).unwrap_or(head.address),
         next_allocated: allocated(head.number + 1),
         wanted: 0,
+        is_beyond_wanted: false,
         refusal: None,
     }
 }

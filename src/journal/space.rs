@@ -8,6 +8,8 @@
 //!   S3  Records leave the end of the last file to management.
 //!   S4  Of what is allocated, records leave some to draining, and both leave some to decisions:
 //!       when the disk gives no more, there is still room to delete something and to start again.
+//!   S5  What was left for them can be used up, by many starts in a row before anything is drained.
+//!       Then they get one file beyond `bytes_max`, which is given back once a file is free.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -60,6 +62,8 @@ pub struct Space {
     pub next_allocated: Option<u64>,
     /// The largest group that somebody waits to place.
     pub wanted: usize,
+    /// What empties the journal waits for a file beyond the limit (S5).
+    pub is_beyond_wanted: bool,
     /// Why no more space comes at the moment.
     pub refusal: Option<Refusal>,
 }
@@ -162,7 +166,14 @@ impl<I: Io> Turn<'_, I> {
                 }
                 let full = Refusal::Full { bytes_max: settings.bytes_max };
                 let refusal = if is_reserved { Some(&full) } else { state.space.refusal.as_ref() };
+                let is_kept_used_up = self.purpose != Purpose::Records
+                    && !state.files.exceed(settings.bytes_max, state.space.file_bytes);
                 match refusal {
+                    Some(Refusal::Full { .. }) if is_kept_used_up => {
+                        state.space.is_beyond_wanted = true;
+                        state.space.wanted = state.space.wanted.max(bytes);
+                        state.wake_preparer();
+                    }
                     // A file will be free soon (J8).
                     Some(Refusal::Full { .. }) if state.draining => {}
                     Some(refusal) => return Poll::Ready(Err(refusal.clone())),

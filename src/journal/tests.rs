@@ -133,6 +133,54 @@ fn a_full_journal_refuses_and_takes_again_what_is_released() {
     });
 }
 
+/// Simulator seed 4862: many starts in a row, each of which decides something and is killed before
+/// anything is drained, used up what was left to draining, and the next one waited for ever.
+#[test]
+fn a_full_journal_is_emptied_with_one_file_more() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    let path = settings.directory.clone();
+    with_journal(settings, move |io, journal, _| {
+        let path = path.clone();
+        let files = move || std::fs::read_dir(&path).expect("readable").count();
+        use_up_and_empty(io, journal, files)
+    });
+}
+
+async fn use_up_and_empty(
+    io: RingIo,
+    journal: Result<Journal<RingIo>, OpenError>,
+    files: impl Fn() -> usize,
+) {
+    let journal = journal.expect("opened");
+    let large = vec![1; 1 << 20];
+    while journal.room(large.len()).await.is_ok() {
+        journal.append(entry(1), &large, |_| {}).expect("accepted");
+    }
+    let full = files();
+    let mut decided = 0;
+    let refusal = loop {
+        match journal.room_to_decide(100).await {
+            Ok(()) => {
+                let appended = journal.append(entry(3), &[3; 100], |_| {}).expect("accepted");
+                journal.wait_durable(appended.position).await.expect("durable");
+                decided += 1;
+            }
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!(refusal, Refusal::Full { bytes_max: 16 << 20 }, "after {decided}");
+    assert!(decided > (4 << 20) / 4096, "{decided} decisions");
+    assert_eq!(files(), full + 1);
+    assert_eq!(journal.room(100).await, Err(Refusal::Full { bytes_max: 16 << 20 }));
+    journal.release(12 << 20);
+    journal.room(100).await.expect("room again");
+    while files() > full {
+        io.sleep(Duration::from_millis(1)).await;
+    }
+    journal.close().await;
+}
+
 #[test]
 fn a_flipped_bit_before_the_last_group_is_damage_and_named() {
     let directory = tempfile::tempdir().expect("a temporary folder");

@@ -97,7 +97,7 @@ impl Plan {
                 _ => "producer",
             },
             max_lag_ms: if seed % 4 == 1 { "20" } else { "9223372036854775807" },
-            journal_file_bytes: if seed % 6 == 2 { 128 << 10 } else { 256 << 10 },
+            journal_file_bytes: if seed % 6 == 2 { 64 << 10 } else { 256 << 10 },
             timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }
