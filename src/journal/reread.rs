@@ -4,10 +4,13 @@
 //!   E1  Every group is checked again; the walk ends where the head left the file, or fails to
 //!       read. A damaged group is passed over and told of (`is_damaged`); of its entries those
 //!       before the damage may have been given.
-//!   E2  Bodies are lent while their group is looked at: they hold no memory of the core's arena.
+//!   E2  A body that is kept holds the memory of what was read with it, which whoever keeps it
+//!       counts (`Reread::memory`).
 
 use std::io;
 use std::rc::Rc;
+
+use bytes::Bytes;
 
 use super::layout::{Entry, GroupHeader, HEADER_BYTES};
 use super::window::Window;
@@ -18,11 +21,27 @@ use crate::io::{BLOCK_BYTES, Io};
 const WINDOW_BYTES: usize = 128 << 10;
 
 /// An entry with its body, read again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Reread<'a> {
     pub entry: Entry,
     pub location: Location,
     pub body: &'a [u8],
+    /// The stretch of the file that was read with it.
+    window: &'a Bytes,
+}
+
+impl Reread<'_> {
+    /// The body, to be kept.
+    pub fn keep(&self) -> Bytes {
+        self.window.slice_ref(self.body)
+    }
+
+    /// Bytes of memory that a kept body holds, if none of them is held by what was kept last: those
+    /// of one stretch have it in common.
+    pub fn memory(&self, last: &mut usize) -> usize {
+        let start = self.window.as_ptr().addr();
+        if std::mem::replace(last, start) == start { 0 } else { self.window.len() }
+    }
 }
 
 /// The walk over one file.
@@ -147,13 +166,15 @@ impl<I: Io> Rereading<I> {
             return Err(damaged(&"it is another one"));
         }
         let length = header.length as usize;
+        self.window.bytes(&*file, self.number, position, length).await?;
+        let window = self.window.held();
         let group = self.window.bytes(&*file, self.number, position, length).await?;
         header.check(group).map_err(|flaw| damaged(&flaw))?;
         for entry in header.entries(group) {
             let (entry, place, body) = entry.map_err(|flaw| damaged(&flaw))?;
             let length = u32::try_from(body.len()).map_err(io::Error::other)?;
             let location = Location { address: self.address + u64::from(place), length };
-            take(Reread { entry, location, body });
+            take(Reread { entry, location, body, window: &window });
         }
         self.address += u64::from(header.length);
         Ok(())

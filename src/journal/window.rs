@@ -1,11 +1,12 @@
 //! Reading a journal file in stretches, for recovery and for drains.
 //!
 //! Invariants
-//!   V1  Memory is bounded by the larger of one window and one group.
+//!   V1  Memory is bounded by the larger of one window and one group, and what `held` was given to.
 
 use std::io;
 
-use crate::base::buffer::AlignedBuffer;
+use bytes::Bytes;
+
 use crate::io::{BLOCK_BYTES, File};
 
 /// A stretch of a file in memory.
@@ -14,12 +15,12 @@ pub struct Window {
     least: usize,
     number: u64,
     start: u64,
-    buffer: Option<AlignedBuffer>,
+    buffer: Bytes,
 }
 
 impl Window {
     pub fn new(least: usize) -> Window {
-        Window { least, number: 0, start: 0, buffer: None }
+        Window { least, number: 0, start: 0, buffer: Bytes::new() }
     }
 
     /// `length` bytes at the block-aligned `position` of a file.
@@ -30,22 +31,26 @@ impl Window {
         position: u64,
         length: usize,
     ) -> io::Result<&[u8]> {
-        let held = self.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        let held = self.buffer.len() as u64;
         let inside = self.number == number
             && position >= self.start
             && position + length as u64 <= self.start + held;
         if !inside {
-            self.buffer = None;
+            self.buffer = Bytes::new();
             let left =
                 file.len().saturating_sub(position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
             let wanted = length.next_multiple_of(BLOCK_BYTES).max(self.least);
             let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.buffer = Some(file.read_at(position, wanted).await?);
+            self.buffer = file.read_at(position, wanted).await?.freeze();
             self.number = number;
             self.start = position;
         }
         let skip = usize::try_from(position - self.start).map_err(io::Error::other)?;
-        let buffer = self.buffer.as_deref().unwrap_or_default();
-        buffer.get(skip..skip + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.buffer.get(skip..skip + length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// What was read last, as a whole.
+    pub fn held(&self) -> Bytes {
+        self.buffer.clone()
     }
 }

@@ -95,9 +95,18 @@ struct Batch {
     is_damaged: bool,
     large: BTreeMap<PartitionId, Share>,
     large_bytes: usize,
+    /// See `Reread::memory`.
+    kept_last: usize,
     small: Small,
     /// Whether a partition is small, of those that were met.
     is_small: HashMap<PartitionId, bool>,
+}
+
+impl Batch {
+    fn take_large(&mut self) -> BTreeMap<PartitionId, Share> {
+        (self.large_bytes, self.kept_last) = (0, 0);
+        std::mem::take(&mut self.large)
+    }
 }
 
 /// How fast the journal grows, to drain it as fast.
@@ -171,6 +180,7 @@ impl Batch {
             is_damaged: false,
             large: BTreeMap::new(),
             large_bytes: 0,
+            kept_last: 0,
             small: Small::default(),
             is_small: HashMap::new(),
         }
@@ -268,16 +278,14 @@ impl<I: Io> Owner<I> {
                 self.io.cede().await;
             }
             if batch.large_bytes >= stretch {
-                batch.large_bytes = 0;
-                self.move_stretch(std::mem::take(&mut batch.large)).await?;
+                self.move_stretch(batch.take_large()).await?;
             }
             if batch.small.is_run(&self.arena) {
                 self.write_run(&mut batch.small).await?;
             }
         }
         batch.is_damaged |= file.is_damaged();
-        batch.large_bytes = 0;
-        self.move_stretch(std::mem::take(&mut batch.large)).await
+        self.move_stretch(batch.take_large()).await
     }
 
     /// Puts what was found in a file with its like.
@@ -296,8 +304,8 @@ impl<I: Io> Owner<I> {
                 if *batch.is_small.entry(id).or_insert_with(is_small) {
                     batch.small.take(found);
                 } else {
-                    batch.large_bytes += found.body.len();
-                    let body = (found.location, Bytes::copy_from_slice(found.body));
+                    batch.large_bytes += found.memory(&mut batch.kept_last);
+                    let body = (found.location, found.keep());
                     batch.large.entry(id).or_default().insert(found.entry.base_offset, body);
                 }
             }

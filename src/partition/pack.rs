@@ -48,6 +48,8 @@ pub(super) struct Small {
 #[derive(Default)]
 struct Bodies {
     chunks: Vec<Vec<u8>>,
+    /// Empty ones for the next run: memory that is new costs the core's time at its first use.
+    spare: Vec<Vec<u8>>,
     bytes: usize,
 }
 
@@ -107,13 +109,21 @@ impl Bodies {
     fn add(&mut self, body: &[u8]) -> Place {
         let has_room = |chunk: &&mut Vec<u8>| chunk.capacity() - chunk.len() >= body.len();
         if self.chunks.last_mut().filter(has_room).is_none() {
-            self.chunks.push(Vec::with_capacity(CHUNK_BYTES.max(body.len())));
+            let spare = self.spare.pop().filter(|spare| spare.capacity() >= body.len());
+            let new = || Vec::with_capacity(CHUNK_BYTES.max(body.len()));
+            self.chunks.push(spare.unwrap_or_else(new));
         }
         self.bytes += body.len();
         let index = self.chunks.len() - 1;
         let at = self.chunks.last().map_or(0, Vec::len);
         self.chunks.last_mut().into_iter().for_each(|chunk| chunk.extend_from_slice(body));
         (index, at)
+    }
+
+    fn clear(&mut self) {
+        self.chunks.iter_mut().for_each(Vec::clear);
+        self.spare.append(&mut self.chunks);
+        self.bytes = 0;
     }
 
     fn get(&self, (index, at): Place, length: usize) -> Option<&[u8]> {
@@ -141,7 +151,7 @@ impl<I: Io> Owner<I> {
             self.write_share(small, (id, through), writer).await?;
             small.pass(id);
         }
-        small.bodies = Bodies::default();
+        small.bodies.clear();
         Ok(())
     }
 

@@ -35,6 +35,7 @@ use io_uring::opcode;
 
 use super::Clock;
 use super::driver::{Driver, Keep, fd};
+use super::slow;
 use crate::base::time::Instant;
 
 thread_local! {
@@ -51,6 +52,8 @@ pub struct Executor {
     remote: Arc<Remote>,
     driver: Rc<Driver>,
     clock: Clock,
+    /// The log wants to know what holds the core for long.
+    is_watched: bool,
 }
 
 /// What other threads see.
@@ -155,6 +158,7 @@ impl Executor {
             }),
             driver: Driver::new()?,
             clock,
+            is_watched: slow::is_watched(),
         }))
     }
 
@@ -177,16 +181,25 @@ impl Executor {
         while !is_over.get() {
             self.lap();
             if !self.ready.borrow().is_empty() {
-                self.driver.round_if_due();
+                self.in_ring(|driver| driver.round_if_due());
                 continue;
             }
             self.remote.is_parked.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             if self.remote.woken.is_empty() && !is_over.get() {
                 let next = self.alarms.borrow().keys().next().map(|(deadline, _)| *deadline);
-                self.driver.park(next.map(|deadline| deadline - self.clock.now()));
+                let timeout = next.map(|deadline| deadline - self.clock.now());
+                self.in_ring(|driver| driver.park(timeout));
             }
             self.remote.is_parked.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn in_ring(&self, enter: impl FnOnce(&Driver)) {
+        if self.is_watched {
+            slow::watch("the ring", || enter(&self.driver))
+        } else {
+            enter(&self.driver)
         }
     }
 

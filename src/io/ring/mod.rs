@@ -14,6 +14,7 @@ mod guest;
 mod net;
 pub mod probe;
 pub mod signals;
+mod slow;
 
 use std::future::Future;
 use std::io;
@@ -110,8 +111,11 @@ impl Io for RingIo {
         u64::from_ne_bytes(bytes)
     }
 
-    fn spawn(&self, _name: &'static str, task: impl Future<Output = ()> + 'static) {
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         match &self.inner.host {
+            Host::Own(executor) if slow::is_watched() => {
+                executor.spawn(slow::Watched { name, task: Box::pin(task) });
+            }
             Host::Own(executor) => executor.spawn(task),
             Host::Glommio(_) => Guest::spawn(task),
         }
