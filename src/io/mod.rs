@@ -20,6 +20,7 @@
 //!       implementor refuses others with `InvalidInput`.
 
 pub mod mailbox;
+pub mod pace;
 pub mod ring;
 pub mod sim;
 

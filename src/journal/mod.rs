@@ -40,13 +40,14 @@ mod tail;
 mod window;
 mod writer;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::io as std_io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ use bytes::Bytes;
 
 use crate::base::buffer::Arena;
 use crate::io::Io;
+use crate::io::pace::Writes;
 
 pub use layout::{Entry, EntryKind, NO_PARTITION};
 pub use open_error::{Damage, OpenError};
@@ -226,6 +228,8 @@ struct Inner<I: Io> {
     arena: Arena,
     settings: Settings,
     state: RefCell<State<I>>,
+    /// Where commits are counted.
+    writes: OnceCell<Arc<Writes>>,
 }
 
 struct State<I: Io> {
@@ -319,6 +323,12 @@ impl<I: Io> Journal<I> {
     /// Has the journal take nothing any more: its disk cannot be relied on.
     pub fn fail(&self, why: &str) {
         self.inner.state.borrow_mut().end_by(why);
+    }
+
+    /// Has commits counted in `writes` from here on.
+    pub fn count_in(&self, writes: Arc<Writes>) {
+        // A journal has one owner, who says it once.
+        let _ = self.inner.writes.set(writes);
     }
 
     /// Waits, first come first served, until an entry of `bytes` can be appended.
@@ -565,7 +575,7 @@ impl<I: Io> Inner<I> {
             room_queue: VecDeque::new(),
             next_ticket: 0,
         };
-        Inner { io, arena, settings, state: RefCell::new(state) }
+        Inner { io, arena, settings, state: RefCell::new(state), writes: OnceCell::new() }
     }
 }
 

@@ -78,7 +78,10 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
         Flush::Within(_) => Durability::Written,
     };
     let at = group.address % file_bytes;
+    let writes = inner.writes.get();
+    writes.inspect(|writes| writes.begin());
     let outcome = file.write_at(at, group.bytes.clone(), durability).await;
+    writes.inspect(|writes| writes.end(group.bytes.len()));
     let mut state = inner.state.borrow_mut();
     if let Err(error) = outcome {
         state.poison("write", &error);

@@ -120,6 +120,8 @@ impl<I: Io> Owner<I> {
             return self.gather(log, from, (bytes_max, at_least_one)).await;
         }
         self.scrubbing.note_read();
+        // Whoever reads at the end of other partitions in the same request is not kept waiting.
+        let bytes_max = bytes_max.min(self.read_pace.answer_bytes());
         let (partition, moves) = (log.borrow().id(), log.borrow().moves());
         let ahead = match self.ahead.find(partition, from, moves) {
             Some(gathering) => gathering.await,

@@ -13,12 +13,13 @@
 //!       they still take, and what is durable is still read.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
 use crate::base::ids::CoreId;
+use crate::io::pace::Writes;
 
 /// See the module's documentation.
 pub struct Directories {
@@ -29,6 +30,7 @@ pub struct Directories {
 
 struct Directory {
     path: PathBuf,
+    writes: Arc<Writes>,
     failure: OnceLock<String>,
 }
 
@@ -40,7 +42,7 @@ pub fn directory_of(core: CoreId, directories: usize) -> usize {
 impl Directories {
     /// Those of a node of `shards` cores, in the order of the layout.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>, shards: u16) -> Directories {
-        let new = |path| Directory { path, failure: OnceLock::new() };
+        let new = |path| Directory { path, writes: Arc::default(), failure: OnceLock::new() };
         let all: Vec<Directory> = paths.into_iter().map(new).collect();
         assert!((1..=usize::from(shards)).contains(&all.len()), "each has a core");
         Directories { all, waiting: (0..shards).map(|_| AtomicWaker::new()).collect() }
@@ -61,6 +63,11 @@ impl Directories {
     /// The number of a core's directory.
     pub fn of(&self, core: CoreId) -> usize {
         directory_of(core, self.all.len())
+    }
+
+    /// The commits to a core's directory.
+    pub fn writes(&self, core: CoreId) -> Arc<Writes> {
+        self.all.get(self.of(core)).map(|one| one.writes.clone()).unwrap_or_default()
     }
 
     /// The cores of a directory.

@@ -64,6 +64,7 @@ use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
 use crate::config::TopicConfig;
 use crate::io::Io;
+use crate::io::pace::ReadPace;
 use crate::journal::Journal;
 use crate::metadata::{Image, Topic};
 use crate::segment::Store;
@@ -103,6 +104,7 @@ pub struct Owner<I: Io> {
     store: Store<I>,
     /// Taken by whoever changes the segments.
     storage_turn: Mutex<()>,
+    read_pace: Rc<ReadPace<I>>,
     ahead: ahead::Ahead,
     reserve: reserve::Reserve,
     scrubbing: scrub::Scrubbing,
@@ -134,6 +136,10 @@ impl<I: Io> Owner<I> {
         let group_settings = shared.group_settings();
         let directory = recovered.journal.directory().join("segments");
         let store = Store::new(io.clone(), arena.clone(), directory);
+        let writes = shared.directories().writes(io.core());
+        recovered.journal.count_in(writes.clone());
+        let read_pace = Rc::new(ReadPace::new(io.clone(), writes));
+        store.set_read_pace(read_pace.clone());
         let growth = drain::Growth::new(io.now(), recovered.journal.head());
         let reserve = reserve::Reserve::new(shared.config(), shared.shards());
         let owner = Rc::new(Owner {
@@ -147,6 +153,7 @@ impl<I: Io> Owner<I> {
             coordinator: coordinator::Coordinator::new(group_settings),
             store,
             storage_turn: Mutex::new(()),
+            read_pace,
             ahead: ahead::Ahead::default(),
             reserve,
             scrubbing: scrub::Scrubbing::default(),

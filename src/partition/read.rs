@@ -20,9 +20,6 @@ use crate::wire::records::{self, BatchHeader};
 
 /// Extents that lie this close together are read from the file in one piece.
 const GAP_BYTES_MAX: u64 = 16 << 10;
-/// The most that is read from the file in one piece.
-const SPAN_BYTES_MAX: u64 = 1 << 20;
-
 /// How often a read begins again because what it reads was moved.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
@@ -274,13 +271,14 @@ impl<I: Io> Owner<I> {
         let start = first.location.address;
         let file_bytes = self.journal().file_bytes();
         let mut end = start + u64::from(first.location.length);
+        let most = self.read_pace.piece_bytes() as u64;
         let mut count = 1;
         for extent in extents.iter().skip(1) {
             let Location { address, length } = extent.location;
             let extended = address + u64::from(length);
             // What was carried on in the journal stands behind what follows it.
             let close = address.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX)
-                && extended - start <= SPAN_BYTES_MAX
+                && extended - start <= most
                 && address / file_bytes == start / file_bytes;
             if !close {
                 break;
@@ -289,7 +287,8 @@ impl<I: Io> Owner<I> {
             count += 1;
         }
         let length = u32::try_from(end - start).map_err(std::io::Error::other)?;
-        let span = self.journal().read(Location { address: start, length }).await?;
+        let read = self.journal().read(Location { address: start, length });
+        let span = self.read_pace.read(length as usize, read).await?;
         let mut found = Vec::with_capacity(count);
         for extent in extents.iter().take(count) {
             let at = usize::try_from(extent.location.address - start).unwrap_or(usize::MAX);

@@ -28,13 +28,15 @@ mod spans;
 mod unpack;
 mod write;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{Offset, PartitionId, TopicNumber};
 use crate::io::Io;
+use crate::io::pace::ReadPace;
 
 use cache::Cache;
 pub use check::{Damage, Flaw, Reader, Seen, check_file};
@@ -219,6 +221,8 @@ pub struct Store<I: Io> {
     unnamed: RefCell<BTreeSet<SegmentId>>,
     /// Bytes a second.
     pace: Cell<Option<f64>>,
+    /// Of reads; none before `set_read_pace`.
+    read_pace: OnceCell<Rc<ReadPace<I>>>,
 }
 
 impl<I: Io> Store<I> {
@@ -236,6 +240,7 @@ impl<I: Io> Store<I> {
             last_pack: Cell::new(0),
             unnamed: RefCell::default(),
             pace: Cell::new(None),
+            read_pace: OnceCell::new(),
         };
         store.find_packs();
         store

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::marks::Marks;
 use super::{Segment, SegmentId, Store, tolerate_absent};
 use crate::base::ids::Offset;
+use crate::io::pace::ReadPace;
 use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
 use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
 
@@ -42,6 +43,11 @@ impl Span {
 }
 
 impl<I: Io> Store<I> {
+    /// Has what readers ask for read at this pace from here on.
+    pub fn set_read_pace(&self, pace: Rc<ReadPace<I>>) {
+        let _ = self.read_pace.set(pace);
+    }
+
     /// Batches from the one that holds `from`, or the next one behind it, up to `bytes_max`; one in
     /// any case, unless the segment ends before `from`.
     pub async fn read(
@@ -93,10 +99,16 @@ impl<I: Io> Store<I> {
         let (file, end) = self.file_with(id, segment.bytes).await?;
         let (mut position, next) = self.begin(id, segment, from).await?;
         let mut due = Due::new(segment, next);
-        let mut wanted = bytes_max.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        let pace = self.read_pace.get();
+        let most = pace.map_or(READ_BYTES_MAX, |pace| pace.piece_bytes().min(READ_BYTES_MAX));
+        let mut wanted = bytes_max.clamp(READ_BYTES_MIN, most);
         let start = segment.start();
         while position < end {
-            let window = read_range(&*file, start + position, wanted, start + end).await?;
+            let read = read_range(&*file, start + position, wanted, start + end);
+            let window = match pace {
+                Some(pace) => pace.read(wanted, read).await?,
+                None => read.await?,
+            };
             let skipped = due.skip(&window, from);
             let found = window.slice(skipped..);
             position += skipped as u64;
