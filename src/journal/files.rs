@@ -8,7 +8,7 @@
 //!       group's write may have to wait for.
 //!   F2  Files are used again lowest number first, so that the numbers in use have no hole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,11 @@ pub struct Files<F> {
     open: BTreeMap<u64, Handle<F>>,
     /// Files below this number are used again.
     first_needed: u64,
-    /// The owner needs nothing below this address.
+    /// The owner needs nothing below this address ...
     released: u64,
+    /// ... and, once the group of this sequence is flushed, nothing below that: what stands in
+    /// the place of what is released may still be in the device's cache.
+    releasing: VecDeque<(u64, u64)>,
     /// Where the last group of each file ends, of those that the head has left.
     ends: BTreeMap<u64, u64>,
     /// What says which files must be there.
@@ -64,7 +67,7 @@ pub struct Files<F> {
 impl<F> Files<F> {
     pub fn new() -> Files<F> {
         let (open, ends) = (BTreeMap::new(), BTreeMap::new());
-        Files { open, first_needed: 0, released: 0, ends, named: None }
+        Files { open, first_needed: 0, released: 0, releasing: VecDeque::new(), ends, named: None }
     }
 
     pub fn insert(&mut self, number: u64, file: F) {
@@ -73,11 +76,6 @@ impl<F> Files<F> {
 
     pub fn get(&self, number: u64) -> Option<Handle<F>> {
         self.open.get(&number).cloned()
-    }
-
-    /// All files, oldest first.
-    pub fn all(&self) -> Vec<Handle<F>> {
-        self.open.values().cloned().collect()
     }
 
     /// The head has left file `number`, whose last group ends at the address `end`.
@@ -106,6 +104,12 @@ impl<F> Files<F> {
     #[cfg(test)]
     pub fn in_use(&self) -> u64 {
         self.open.range(self.first_needed..).count() as u64
+    }
+
+    /// Files below `number` are to be used again.
+    pub fn need_from(&mut self, number: u64) {
+        self.first_needed = self.first_needed.max(number);
+        self.ends = self.ends.split_off(&self.first_needed);
     }
 
     /// The number of the oldest file that is not to be used again.
@@ -146,6 +150,8 @@ enum Step {
         old: u64,
         number: u64,
     },
+    /// Note which files are needed.
+    Name,
     /// Give a released file back to a file system that is short of space.
     Discard {
         old: u64,
@@ -177,6 +183,7 @@ pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
             Step::ExtendCalmly { number, to } => extend_calmly(&inner, number, to).await,
             Step::Create { number, to } => create(&inner, number, to).await,
             Step::Reuse { old, number } => reuse(&inner, old, number).await,
+            Step::Name => name(&inner).await,
             Step::Discard { old } => {
                 discard(&inner, old).await;
                 Ok(())
@@ -243,6 +250,8 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
             let ahead = allocated.saturating_sub(head);
             extension(number + 1, allocated - end, ahead, wanted, space.file_bytes)
         }
+        // A file that is used again notes it as well.
+        _ if range::names_too_many(&state) => Step::Name,
         _ => Step::Wait,
     }
 }
@@ -365,7 +374,7 @@ async fn create<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
 
 async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result<()> {
     let directory = &inner.settings.directory;
-    range::no_longer(inner, old).await?;
+    range::name_needed(inner).await?;
     inner.io.rename(&path(directory, old), &path(directory, number)).await?;
     let file = {
         let mut state = inner.state.borrow_mut();
@@ -379,11 +388,22 @@ async fn reuse<I: Io>(inner: &Rc<Inner<I>>, old: u64, number: u64) -> io::Result
     Ok(())
 }
 
+async fn name<I: Io>(inner: &Rc<Inner<I>>) -> io::Result<()> {
+    match range::name_needed(inner).await {
+        // It is not urgent.
+        Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::OutOfMemory => {
+            inner.io.sleep(RETRY / 10).await;
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
 /// The lowest number goes first, and nothing else goes on before it is gone: there is no hole.
 async fn discard<I: Io>(inner: &Rc<Inner<I>>, old: u64) {
     let path = path(&inner.settings.directory, old);
     let removed = async {
-        range::no_longer(inner, old).await?;
+        range::name_needed(inner).await?;
         inner.io.remove(&path).await
     };
     match removed.await {
@@ -398,19 +418,26 @@ async fn discard<I: Io>(inner: &Rc<Inner<I>>, old: u64) {
 /// See `Journal::release`.
 pub fn release<I: Io>(inner: &Rc<Inner<I>>, address: u64) {
     let mut state = inner.state.borrow_mut();
-    state.files.released = state.files.released.max(address);
+    let after = state.written.sequence;
+    state.files.releasing.push_back((after, address));
     release_flushed(&mut state, inner.settings.file_bytes);
 }
 
 /// Frees the released files in which everything is flushed: a group that still waits for the disk
 /// needs its file, though nobody needs the group.
 pub fn release_flushed<I: Io>(state: &mut State<I>, file_bytes: u64) {
-    // The group being filled lies at or behind the flushed end, and so does the head.
-    let needed = state.files.released.min(state.flushed.end) / file_bytes;
+    let flushed = state.flushed;
+    while let Some((_, address)) =
+        state.files.releasing.pop_front_if(|(after, _)| *after <= flushed.sequence)
+    {
+        state.files.released = state.files.released.max(address);
+    }
+    // The first needed file has a flushed group: recovery begins there (R5). The group being
+    // filled lies at or behind the flushed end, and so does the head.
+    let needed = state.files.released.min(flushed.end.saturating_sub(1)) / file_bytes;
     let needed = needed.min(state.space.file_number());
     if needed > state.files.first_needed {
-        state.files.first_needed = needed;
-        state.files.ends = state.files.ends.split_off(&needed);
+        state.files.need_from(needed);
         // The disk may still be full, but a file that is there costs nothing.
         state.space.refusal = None;
         state.wake_preparer();

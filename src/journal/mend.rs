@@ -77,7 +77,7 @@ impl Survey {
     /// Looks at all files of a core's journal; `None` if there is none.
     pub fn of(directory: &Path) -> Result<Option<Survey>, String> {
         let Some((numbers, first, missing_tail)) = look(directory)? else { return Ok(None) };
-        let Some((journal_id, file_bytes)) = identify(directory, &numbers)? else {
+        let Some((journal_id, file_bytes)) = identify(directory, &numbers, first)? else {
             return Err(format!(
                 "no file in {} begins with a sound group: the journal cannot be told from other \
                  bytes; restore it from a copy",
@@ -85,7 +85,7 @@ impl Survey {
             ));
         };
         let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
-        for number in &numbers {
+        for number in numbers.iter().filter(|number| **number >= first) {
             let path = files::path(directory, *number);
             let start = number * file_bytes;
             let mut newest = None;
@@ -389,14 +389,20 @@ fn look(directory: &Path) -> Result<Look, String> {
         return Err(format!("{} is missing, and so are all others: restore them", file.display()));
     };
     let last = numbers.last().copied().unwrap_or(first);
-    let missing_tail = (last + 1..named.end).map(|number| files::path(directory, number));
+    let missing_tail =
+        ((last + 1).max(named.start)..named.end).map(|number| files::path(directory, number));
     let missing_tail: Vec<PathBuf> = missing_tail.collect();
-    let first = if named.is_empty() { first } else { first.min(named.start) };
+    // What is before them, nobody needs.
+    let first = if named.is_empty() { first } else { named.start };
     Ok(Some((numbers, first, missing_tail)))
 }
 
 /// The journal's id and its file size, by the first sound group with which a file begins.
-fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, String> {
+fn identify(
+    directory: &Path,
+    numbers: &[u64],
+    first_needed: u64,
+) -> Result<Option<(u64, u64)>, String> {
     let mut known = None;
     for number in numbers {
         let path = files::path(directory, *number);
@@ -410,7 +416,7 @@ fn identify(directory: &Path, numbers: &[u64]) -> Result<Option<(u64, u64)>, Str
         file.read_exact_at(&mut header, 0).map_err(told)?;
         let header = match GroupHeader::read(&header) {
             Ok(header) if u64::from(header.length) <= length => header,
-            Err(Flaw::NewerVersion(version)) => {
+            Err(Flaw::NewerVersion(version)) if *number >= first_needed => {
                 return Err(newer(&path, version));
             }
             _ => continue,

@@ -59,6 +59,7 @@ use crate::io::pace::Writes;
 
 pub use layout::{Entry, EntryKind, NO_PARTITION};
 pub use open_error::{Damage, OpenError};
+pub use range::{is_prepared, prepare_folder};
 pub use recover::Replayed;
 pub use reread::{Reread, Rereading};
 
@@ -459,8 +460,8 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow().space.head
     }
 
-    /// Files wholly below `address` hold nothing that anybody needs: they are used again, once
-    /// everything in them is flushed.
+    /// Files wholly below `address` hold nothing that anybody needs, given what is durable by now:
+    /// they are used again, once that and everything in them is flushed.
     pub fn release(&self, address: u64) {
         files::release(&self.inner, address);
     }

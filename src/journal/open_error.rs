@@ -45,6 +45,19 @@ pub struct Damage {
     pub partitions: Vec<PartitionId>,
 }
 
+impl OpenError {
+    /// What is wrong and where, without what to do, if it is something that was there.
+    pub fn place(&self) -> Option<String> {
+        match self {
+            OpenError::Damaged(Damage { file, position, flaw, .. }) => {
+                Some(format!("{} is damaged at byte {position}: {flaw}", file.display()))
+            }
+            OpenError::Missing { file } => Some(format!("{} is missing", file.display())),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

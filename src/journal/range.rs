@@ -12,13 +12,14 @@
 //!       and is no longer named before it gets another name or goes.
 //!   N2  No group is placed in a file that is not named.
 //!   N3  `first` and `end` never go back, so the slot that is further on is the newer one.
+//!   N4  Nothing before `first` is needed, and that is known to last: recovery begins there.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::open_error::OpenError;
-use super::{Handle, Inner, files, is_no_space};
+use super::{Handle, Inner, State, files, is_no_space};
 use crate::base::buffer::{AlignedBuffer, Arena};
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 
@@ -37,6 +38,13 @@ pub struct Range {
     pub end: u64,
 }
 
+impl Range {
+    /// Without the files before `needed`.
+    fn needed_from(self, needed: u64) -> Range {
+        Range { first: self.first.max(needed.min(self.end - 1)), end: self.end }
+    }
+}
+
 /// The range in its file.
 pub struct Named<F> {
     file: Handle<F>,
@@ -52,6 +60,16 @@ pub enum Said {
     Range(Range, bool),
     Damaged,
     Newer(u16),
+}
+
+impl Said {
+    /// Files below this number are not needed.
+    pub fn first_needed(self) -> u64 {
+        match self {
+            Said::Range(range, _) => range.first,
+            Said::Nothing | Said::Damaged | Said::Newer(_) => 0,
+        }
+    }
 }
 
 /// The file in a core's directory.
@@ -97,6 +115,30 @@ fn decode(slot: &[u8]) -> Result<Range, Option<u16>> {
     if is_sound { Ok(range) } else { Err(None) }
 }
 
+/// Makes the folder of a journal that is to begin, with a file that says nothing yet. Blocking.
+pub fn prepare_folder(directory: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let file = path(directory);
+    std::fs::File::options().create(true).truncate(false).write(true).open(&file)?.sync_all()?;
+    let parent = directory.parent().into_iter();
+    parent.chain([directory]).try_for_each(|folder| std::fs::File::open(folder)?.sync_all())
+}
+
+/// Whether there is a folder of a journal that has begun, or is to begin. Blocking.
+pub fn is_prepared(directory: &Path) -> io::Result<bool> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name == NAME || files::number(name).is_some()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What is said of a journal that no node uses. Blocking.
 pub fn of(directory: &Path) -> io::Result<Said> {
     match std::fs::read(path(directory)) {
@@ -132,14 +174,18 @@ pub async fn open<I: Io>(
 
 /// The first file that should be there and is not; `numbers` are those that are, in order.
 pub fn missing(said: Said, numbers: &[u64]) -> Option<u64> {
-    let hole = |pair: &[u64]| match pair {
+    let Said::Range(range, _) = said else { return hole(numbers) };
+    let is_there = |number: &u64| numbers.binary_search(number).is_ok();
+    let needed = &numbers[numbers.partition_point(|number| *number < range.first)..];
+    (range.first..range.end).find(|number| !is_there(number)).or_else(|| hole(needed))
+}
+
+/// The first number that lacks between others.
+pub fn hole(numbers: &[u64]) -> Option<u64> {
+    numbers.windows(2).find_map(|pair| match pair {
         [one, two] if one + 1 != *two => Some(one + 1),
         _ => None,
-    };
-    let holes = numbers.windows(2).find_map(hole);
-    let Said::Range(range, _) = said else { return holes };
-    let is_there = |number: &u64| numbers.binary_search(number).is_ok();
-    (range.first..range.end).find(|number| !is_there(number)).or(holes)
+    })
 }
 
 /// Names the files of a journal that was just opened. On a disk that has no space for it, they stay
@@ -197,16 +243,17 @@ pub async fn name_through<I: Io>(inner: &Rc<Inner<I>>, end: u64) -> io::Result<(
     change(inner, |range| Range { end: range.end.max(end), ..range }).await
 }
 
-/// File `number` is about to go; and so are, sooner or later, all that nobody needs.
-pub async fn no_longer<I: Io>(inner: &Rc<Inner<I>>, number: u64) -> io::Result<()> {
+/// Whether files are named that nobody needs.
+pub fn names_too_many<I: Io>(state: &State<I>) -> bool {
+    let needed = state.files.first_needed();
+    state.files.named.as_ref().is_some_and(|named| named.range.needed_from(needed) != named.range)
+}
+
+/// Files before the first needed one are no longer named: they may go, and recovery passes them
+/// over.
+pub async fn name_needed<I: Io>(inner: &Rc<Inner<I>>) -> io::Result<()> {
     let needed = inner.state.borrow().files.first_needed();
-    let is_named = |range: &Range| range.first <= number;
-    let first = |range: Range| needed.max(number + 1).min(range.end - 1);
-    change(inner, |range| match is_named(&range) {
-        true => Range { first: first(range), ..range },
-        false => range,
-    })
-    .await
+    change(inner, |range| range.needed_from(needed)).await
 }
 
 /// Called by the files' task alone.
@@ -276,6 +323,8 @@ mod tests {
             assert_eq!(missing(said, &left), Some(gone));
         }
         assert_eq!(missing(said, &[]), Some(3));
+        assert_eq!(missing(said, &[0, 2, 3, 4, 5]), None, "a hole where nothing is needed");
+        assert_eq!(missing(said, &[3, 4, 5, 7]), Some(6));
         assert_eq!(missing(Said::Nothing, &[7, 9]), Some(8));
         assert_eq!(missing(Said::Damaged, &[8, 9]), None);
     }

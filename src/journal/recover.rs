@@ -17,6 +17,8 @@
 //!       group in the device's cache only. Groups that no later one proves to be durable are
 //!       written once more, the same bytes: a flush after a failed one may succeed without them.
 //!   R4  Memory is bounded by the largest group plus one window.
+//!   R5  It begins with the first file that `range` says is needed. What is wrong with the files
+//!       before, which wait to be used again, is told, and nothing else depends on them.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -82,28 +84,25 @@ pub async fn recover<I: Io>(
     replay: &mut dyn FnMut(Replayed<'_>),
 ) -> Result<Recovered<I>, OpenError> {
     let (mut files, numbers, named) = open_files(io, settings).await?;
-    let journal_id = identify(settings, &files, &numbers).await?;
-    let first_address = numbers.first().map_or(0, |first| first * settings.file_bytes);
-    let mut scan = Scan {
-        settings,
-        files: &files,
-        journal_id,
-        first_address,
-        sequence: 0,
-        highest: 0,
-        unproven: VecDeque::new(),
-        ends: Vec::new(),
-    };
-    let head = match (numbers.first(), numbers.last()) {
+    let needed_from = named.1.first_needed();
+    let journal_id = identify(settings, &files, &numbers, needed_from).await?;
+    let (old, needed) = numbers.split_at(numbers.partition_point(|n| *n < needed_from));
+    let passed = Scan::of(settings, &files, journal_id, old.first());
+    let passed = passed.pass_over(old, needed_from).await;
+    let mut scan = Scan::of(settings, &files, journal_id, needed.first());
+    scan.highest = passed.map_or(0, |passed| passed.highest);
+    let head = match (needed.first(), needed.last()) {
         (Some(first), Some(last)) => scan.run(*first, *last, replay).await?,
         _ => Head { number: 0, address: 0 },
     };
+    scan.tell_what_lacks_before(passed);
     scan.write_unproven_again().await?;
     let Scan { journal_id, sequence, highest, ends, .. } = scan;
+    files.need_from(needed_from);
     for (number, end) in ends {
         files.left(number, end);
     }
-    for file in files.all() {
+    for file in needed.iter().filter_map(|number| files.get(*number)) {
         let what = || "flush the journal's files".to_string();
         file.sync().await.map_err(|error| OpenError::Io { what: what(), error })?;
     }
@@ -138,9 +137,20 @@ async fn open_files<I: Io>(
     for number in &numbers {
         let path = files::path(directory, *number);
         let file = io.open(&path, OpenHow::Existing).await;
-        files.insert(*number, file.map_err(failed(format!("open {}", path.display())))?);
+        let file = file.map_err(failed(format!("open {}", path.display())));
+        match file {
+            Ok(file) => files.insert(*number, file),
+            Err(error) if *number < named.1.first_needed() => tell_unneeded(&error),
+            Err(error) => return Err(error),
+        }
     }
+    numbers.retain(|number| files.get(*number).is_some());
     Ok((files, numbers, named))
+}
+
+/// Tells what is wrong with files that nobody needs.
+fn tell_unneeded(why: &dyn std::fmt::Display) {
+    tracing::error!("{why}; nothing in that file is needed any more, so nothing is lost");
 }
 
 /// The journal's id and file size, from the groups with which its files begin: only there no
@@ -149,6 +159,7 @@ async fn identify<F: File>(
     settings: &mut Settings,
     files: &Files<F>,
     numbers: &[u64],
+    needed_from: u64,
 ) -> Result<Option<u64>, OpenError> {
     let mut known = None;
     for number in numbers {
@@ -157,6 +168,8 @@ async fn identify<F: File>(
         let Some(file) = files.get(*number) else { continue };
         let header = match read_header(&*file, *number, 0, &mut window).await {
             Ok(Ok(header)) => header,
+            // What is wrong with it is told later.
+            Ok(Err(_)) | Err(_) if *number < needed_from => continue,
             Ok(Err(Flaw::NewerVersion(version))) => {
                 return Err(OpenError::NewerVersion { file: path(), version });
             }
@@ -207,6 +220,7 @@ async fn read_header<F: File>(
 }
 
 /// Where the journal goes on.
+#[derive(Clone, Copy)]
 struct Head {
     number: u64,
     address: u64,
@@ -258,6 +272,15 @@ fn space_at<F: File>(settings: &Settings, files: &Files<F>, head: &Head) -> Spac
     }
 }
 
+/// What was found in files that are not needed.
+#[derive(Clone, Copy)]
+struct Passed {
+    /// The greatest sequence seen.
+    highest: u64,
+    /// The last group and where it ends, if all come one behind the other.
+    end: Option<(u64, Head)>,
+}
+
 /// The walk over the files.
 struct Scan<'a, F> {
     settings: &'a Settings,
@@ -269,6 +292,8 @@ struct Scan<'a, F> {
     sequence: u64,
     /// The greatest sequence seen in any group of this journal.
     highest: u64,
+    /// The group before the first accepted one, by its number.
+    began_behind: u64,
     /// Accepted groups that no accepted group says to be durable.
     unproven: VecDeque<GroupHeader>,
     /// Files that were left for the next one, and where their groups end.
@@ -291,7 +316,56 @@ struct End {
     flaw: Option<Flaw>,
 }
 
-impl<F: File> Scan<'_, F> {
+impl<'a, F: File> Scan<'a, F> {
+    /// A walk that begins with the file `first`.
+    fn of(
+        settings: &'a Settings,
+        files: &'a Files<F>,
+        journal_id: Option<u64>,
+        first: Option<&u64>,
+    ) -> Scan<'a, F> {
+        Scan {
+            settings,
+            files,
+            journal_id,
+            first_address: first.map_or(0, |first| first * settings.file_bytes),
+            sequence: 0,
+            highest: 0,
+            began_behind: 0,
+            unproven: VecDeque::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// Looks through files that are not needed, and tells what is wrong with them.
+    async fn pass_over(mut self, numbers: &[u64], needed_from: u64) -> Option<Passed> {
+        let (first, last) = (numbers.first()?, numbers.last()?);
+        let lacks_last = || (last + 1 < needed_from).then_some(last + 1);
+        let outcome = match range::hole(numbers).or_else(lacks_last) {
+            Some(number) => Err(OpenError::Missing { file: self.path(number) }),
+            None => self.run(*first, *last, &mut |_| {}).await,
+        };
+        if let Err(error) = &outcome {
+            match error.place() {
+                Some(place) => tell_unneeded(&place),
+                None => tell_unneeded(error),
+            }
+        }
+        let end = outcome.ok().map(|head| (self.sequence, head));
+        Some(Passed { highest: self.highest, end })
+    }
+
+    /// Tells whether the last groups of the files that were passed over are gone: the first one
+    /// behind them knows how far they went.
+    fn tell_what_lacks_before(&self, passed: Option<Passed>) {
+        let Some((sequence, head)) = passed.and_then(|passed| passed.end) else { return };
+        if self.began_behind > sequence {
+            let position = head.address % self.settings.file_bytes;
+            let path = self.path(head.number);
+            tell_unneeded(&format!("{} is damaged at byte {position}", path.display()));
+        }
+    }
+
     /// Replays everything valid; returns where the journal goes on.
     async fn run(
         &mut self,
@@ -358,6 +432,9 @@ impl<F: File> Scan<'_, F> {
         }
         let outcome = deliver(header, group, replay);
         if outcome.is_ok() {
+            if self.sequence == 0 {
+                self.began_behind = header.previous;
+            }
             self.journal_id = Some(header.journal_id);
             self.sequence = header.sequence;
             self.highest = self.highest.max(header.sequence);

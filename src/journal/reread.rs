@@ -67,13 +67,16 @@ pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<
     Some(Rereading { inner, number, address, end, window, is_damaged: false })
 }
 
-/// The files of a journal that takes nothing any more, oldest first, the last one up to its head.
+/// The needed files of a journal that takes nothing any more, oldest first, the last one up to its
+/// head.
 pub fn whole<I: Io>(inner: &Rc<Inner<I>>) -> Vec<Rereading<I>> {
     let state = inner.state.borrow();
     assert!(state.closing, "nothing is appended any more");
     let file_bytes = inner.settings.file_bytes;
     let head = state.written.end;
-    let ends = state.files.numbers().filter_map(|number| {
+    let first = state.files.first_needed();
+    let needed = state.files.numbers().filter(|number| *number >= first);
+    let ends = needed.filter_map(|number| {
         let end = state.files.end_of(number).unwrap_or(head);
         (number * file_bytes < end).then_some((number, end))
     });

@@ -448,3 +448,44 @@ fn a_running_node_is_not_repaired_and_a_sound_one_needs_nothing() {
     assert!(code == Some(1) && said.contains("belongs to a running Corelog"), "{said}");
     assert_eq!(readable(&mut Peer::connect(broker.address()), &one, 8).0, all_but(&[], 8));
 }
+
+/// The first journal file that is needed, as `journal.range` says.
+fn first_needed(core: &Path) -> u64 {
+    let bytes = fs::read(core.join("journal.range")).expect("readable");
+    u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"))
+}
+
+#[test]
+fn a_damaged_journal_file_that_is_drained_stops_no_start() {
+    let mut broker = Broker::start(SMALL);
+    let topic = fresh("drained");
+    create(&mut Peer::connect(broker.address()), &topic, &[FOREVER]);
+    let core = broker.data().join("core-0");
+    let journal = |number: u64| core.join(format!("journal-{number:012}"));
+    let mut end = 0;
+    let released = loop {
+        write(&mut Peer::connect(broker.address()), &topic, end..end + 40);
+        end += 40;
+        stop(&mut broker);
+        let first = first_needed(&core);
+        let found: Vec<u64> = (0..first).filter(|number| journal(*number).exists()).collect();
+        if !found.is_empty() {
+            break found;
+        }
+        assert!(end < 2000, "no file waits to be used again");
+        broker.launch();
+    };
+    for number in &released {
+        flip(&journal(*number), 5000);
+    }
+    let (code, said) = repair(&broker, true);
+    assert!(code == Some(0) && said.contains("is damaged"), "nothing is lost: {said}");
+    broker.launch();
+    let place = format!("{} is damaged at byte 0", journal(released[0]).display());
+    broker.await_log(&place);
+    broker.await_log("nothing in that file is needed any more");
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(readable(&mut peer, &topic, end), (all_but(&[], end), vec![]));
+    write(&mut peer, &topic, end..end + 40);
+    stop(&mut broker);
+}

@@ -321,6 +321,35 @@ fn what_recovery_accepts_is_durable_even_after_a_flush_that_failed() {
     }
 }
 
+/// In mode `replicated`, the checkpoint for which a file is released may be in the device's cache.
+#[test]
+fn a_file_is_used_again_only_once_what_stands_in_its_place_is_flushed() {
+    let world = World::new(0);
+    let node = world.node();
+    let settings = small(Flush::Within(Duration::from_secs(60)));
+    let (journal, _) = world.block_on(open(node.core(0), settings.clone())).expect("empty");
+    world.block_on(async {
+        let append = async || {
+            journal.room(body(1).len()).await.expect("room");
+            let appended = journal.append(entry(1), &body(1), |_| {}).expect("accepted");
+            journal.wait_durable(appended.position).await.expect("written");
+            appended.position
+        };
+        let mut last = append().await;
+        while journal.file_number() < 1 {
+            last = append().await;
+        }
+        journal.wait_flushed(last).await.expect("flushed");
+        let (used, _) = journal.fill();
+        let last = append().await;
+        journal.release(settings.file_bytes);
+        assert_eq!(journal.fill().0, used, "a power loss would take what stands in its place");
+        journal.wait_flushed(last).await.expect("flushed");
+        assert_eq!(journal.fill().0, used - 1);
+        journal.close().await;
+    });
+}
+
 #[test]
 fn the_journal_takes_the_same_course_for_the_same_seed() {
     for seed in 0..10 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::layout::{DIRECTORY_ENTRY_BYTES, GroupHeader};
 use super::*;
 use crate::journal::inspect::{Met, walk};
+use crate::journal::mend::Survey;
 
 /// A flush so late that no group knows of it.
 const LATE: Flush = Flush::Within(Duration::from_secs(3600));
@@ -294,4 +295,75 @@ fn a_missing_file_is_named_whichever_it_was() {
     assert_eq!(reopen(&settings).expect("whole").len(), 60);
     std::fs::remove_file(&names[0]).expect("there");
     reopen(&settings).expect_err("it was written anew");
+}
+
+/// What its files' range names first, once that is `number`.
+async fn await_named_from(io: &RingIo, settings: &Settings, number: u64) {
+    for _ in 0..5000 {
+        let said = range::of(&settings.directory).expect("readable");
+        if said.first_needed() == number {
+            return;
+        }
+        io.sleep(Duration::from_millis(1)).await;
+    }
+    panic!("what is released is still named");
+}
+
+#[test]
+fn what_is_wrong_with_a_released_file_costs_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill(&settings, 0, 70, 200 << 10);
+    let paths = [1, 2, 3].map(|number| files::path(&settings.directory, number));
+    let again = settings.clone();
+    with_journal(settings.clone(), move |io, journal, _| {
+        let settings = again.clone();
+        async move {
+            let journal = journal.expect("opened");
+            journal.release(12 << 20);
+            await_named_from(&io, &settings, 3).await;
+            journal.close().await;
+        }
+    });
+    let [one, two, needed] = paths.clone().map(|path| std::fs::read(path).expect("a file"));
+    let groups = groups(&settings);
+    let kept = groups.iter().filter(|(number, ..)| *number == 3).count();
+    let last = groups.iter().rfind(|(number, ..)| *number == 2).expect("groups").1;
+    let found = |what: &str| {
+        let found = reopen(&settings).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let numbers: Vec<usize> = found.iter().map(|(index, _)| *index as usize).collect();
+        assert!(kept > 0 && numbers.iter().copied().eq(70 - kept..70), "{what}: {numbers:?}");
+        assert!(!Survey::of(&settings.directory).expect("sound").expect("a journal").is_damaged());
+    };
+    found("sound");
+    // Its first group, its version, one in the middle, the very last one.
+    for at in [0, 5, 5 * 208_896 + 5000, usize::try_from(last).expect("small") + 70] {
+        for (path, bytes) in [(&paths[0], &one), (&paths[1], &two)] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 0x20;
+            std::fs::write(path, bytes).expect("writable");
+            found(&format!("byte {at} of {}", path.display()));
+        }
+    }
+    std::fs::write(&paths[0], []).expect("writable");
+    found("the first is empty");
+    std::fs::remove_file(&paths[1]).expect("there");
+    found("the second is missing");
+    std::fs::remove_file(&paths[0]).expect("there");
+    found("both are missing");
+    std::fs::write(&paths[0], one).expect("writable");
+    std::fs::write(&paths[1], two).expect("writable");
+    // The one behind them is needed.
+    let mut bytes = needed.clone();
+    bytes[70] ^= 0x20;
+    std::fs::write(&paths[2], bytes).expect("writable");
+    let message = reopen(&settings).expect_err("needed");
+    assert!(message.contains("journal-000000000003 is damaged at byte 0"), "{message}");
+    std::fs::remove_file(&paths[2]).expect("there");
+    let message = reopen(&settings).expect_err("needed");
+    assert!(message.contains("journal-000000000003 is missing"), "{message}");
+    std::fs::write(&paths[2], needed).expect("writable");
+    // What is left is used again as ever.
+    assert_eq!(fill(&settings, 70, 100, 200 << 10).len(), kept);
+    assert_eq!(reopen(&settings).expect("sound").len(), kept + 30);
 }
