@@ -19,9 +19,9 @@ use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
 use crate::base::limits::PRODUCER_ID_BLOCK;
 use crate::client::failure::Failure;
 use crate::journal::mend::{Patch, Survey};
-use crate::journal::{Entry, NO_PARTITION};
+use crate::journal::{self, Entry, NO_PARTITION};
 use crate::metadata::{Image, owner};
-use crate::node::DataDirectories;
+use crate::node::{DataDirectories, LostPart};
 use crate::partition::{
     Account, EpochStart, Lost, directory_of, epoch_at, recovered_name, wrong_epoch,
 };
@@ -38,7 +38,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", value_delimiter = ',', default_value = "./corelog-data")]
     data_dir: Vec<PathBuf>,
     /// Give up a data directory whose disk is lost for good: this empty one, named with --data-dir
-    /// like the others, takes its place, and the partitions that were there begin anew.
+    /// like the others, takes its place, and the partitions that were there begin anew. Or the
+    /// folder of a core that is gone.
     #[arg(long, value_name = "DIR")]
     replace_lost: Option<PathBuf>,
     /// Say what is damaged, what is lost and what would be done, and change nothing.
@@ -123,7 +124,7 @@ impl Arguments {
         self.finish(out, &taken, &findings, (&cores, &plans), now)
     }
 
-    /// Gives up a directory that is lost.
+    /// Gives up a directory, or a core's folder, that is lost.
     fn replace(&self, out: &mut dyn Write, empty: &Path) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
         let (taken, lost) =
@@ -137,7 +138,10 @@ impl Arguments {
         let (shards, directories) = (layout.shards, layout.places.len());
         let is_lost = |topic: TopicNumber, index: u32| {
             let core = owner(PartitionId { topic, index }, shards);
-            directory_of(core, directories) == lost
+            match lost {
+                LostPart::Core(number) => core.0 == number,
+                LostPart::Directory(number) => directory_of(core, directories) == number,
+            }
         };
         for topic in account.image().topics() {
             let indexes = (0..topic.partitions).filter(|index| is_lost(topic.number, *index));
@@ -216,6 +220,8 @@ fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Cor
         let folder = layout.core(index);
         let survey = match Survey::of(&folder) {
             Ok(Some(survey)) => survey,
+            // It has yet to begin.
+            Ok(None) if journal::is_prepared(&folder).is_ok_and(|is_there| is_there) => continue,
             Ok(None) => {
                 findings.hopeless(format!("{} holds no journal file", folder.display()));
                 continue;

@@ -11,6 +11,8 @@
 //!       the node starts without it, or not at all.
 //!   Z2  Nothing is written to a directory of another node.
 //!   Z3  Directories come and go only while all that hold something are there.
+//!   Z4  The same holds for a core's folder (Y3 of `layout`): without it, its directory is not
+//!       used.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BootFailed;
 use super::layout::{Layout, NEW_NODE_FILE, NODE_FILE, Place, check_format, generation_of, parse};
+use crate::journal;
 
 /// The format of the file below that this program makes and reads.
 const FORMAT: u32 = 1;
@@ -86,7 +89,8 @@ impl DataDirectories {
         }
         let taking = Taking::of(named)?;
         let recorded = taking.recorded.clone();
-        let taken = taking.decide()?;
+        let mut taken = taking.decide()?;
+        taken.look_for_folders()?;
         if taken.wanted.is_none() && taken.layout.text().ok() != recorded.text().ok() {
             write_node(&taken.layout)?;
         }
@@ -113,14 +117,20 @@ impl DataDirectories {
         }
     }
 
-    /// Has `empty`, which is one of `paths`, take the place of a directory that is lost for good;
-    /// returns its number. Nothing is written yet.
+    /// Has `empty` take the place of what is lost for good: one of `paths` that of a directory, or
+    /// the folder of a core its own. Nothing is written yet.
     pub fn replace_lost(
         paths: &[PathBuf],
         empty: &Path,
-    ) -> Result<(DataDirectories, usize), BootFailed> {
+    ) -> Result<(DataDirectories, LostPart), BootFailed> {
         let mut taking = Taking::of(look_at_all(paths)?)?;
         taking.find_elsewhere();
+        if let Some(core) = taking.lost_core(empty) {
+            if core == 0 {
+                return Err(BootFailed(lost_folder(&taking.layout, core)));
+            }
+            return Ok((taking.taken(Vec::new(), None), LostPart::Core(core)));
+        }
         let place = empty.display();
         let missing = taking.missing_numbers();
         let is_meant = |number: &&usize| {
@@ -151,14 +161,60 @@ impl DataDirectories {
         }
         taking.layout.places[lost].path = path;
         taking.layout.places[lost].id.clear();
-        Ok((taking.taken(Vec::new(), None), lost))
+        Ok((taking.taken(Vec::new(), None), LostPart::Directory(lost)))
     }
 
-    /// Makes `replace_lost` last: the cores of that directory begin anew.
-    pub fn begin_anew(mut self, lost: usize) -> Result<(), BootFailed> {
-        let place = &mut self.layout.places[lost];
-        place.id = mark_new(&place.path, &self.node, false)?;
+    /// Makes `replace_lost` last: the cores that were there begin anew.
+    pub fn begin_anew(mut self, lost: LostPart) -> Result<(), BootFailed> {
+        match lost {
+            LostPart::Core(core) => prepare_folder(&self.layout.core(core)),
+            LostPart::Directory(number) => {
+                let place = &mut self.layout.places[number];
+                place.id = mark_new(&place.path, &self.node, false)?;
+                for core in self.layout.cores_in(number) {
+                    prepare_folder(&self.layout.core(core))?;
+                }
+                write_node(&self.layout)
+            }
+        }
+    }
+
+    /// Makes the cores' folders and notes that they are there, if that was not noted before.
+    pub fn make_folders(&mut self) -> Result<(), BootFailed> {
+        // What an older program has left without a note is noted when all directories are there.
+        if self.layout.has_folders || self.first_broken().is_some() {
+            return Ok(());
+        }
+        for core in 0..self.layout.shards {
+            prepare_folder(&self.layout.core(core))?;
+        }
+        self.layout.has_folders = true;
         write_node(&self.layout)
+    }
+
+    /// Without a core's folder that was there, its directory is not used (Z4).
+    fn look_for_folders(&mut self) -> Result<(), BootFailed> {
+        if !self.layout.has_folders {
+            return Ok(());
+        }
+        for (number, broken) in self.broken.iter_mut().enumerate() {
+            for core in self.layout.cores_in(number) {
+                if broken.is_some() {
+                    break;
+                }
+                let folder = self.layout.core(core);
+                let why = match journal::is_prepared(&folder) {
+                    Ok(true) => continue,
+                    Ok(false) => BootFailed(lost_folder(&self.layout, core)),
+                    Err(error) => refused_by_system("read", &folder, &error),
+                };
+                if number == 0 {
+                    return Err(why);
+                }
+                *broken = Some(why.0);
+            }
+        }
+        Ok(())
     }
 
     pub fn layout(&self) -> &Layout {
@@ -204,6 +260,36 @@ impl DataDirectories {
         stale.extend(self.left.iter().map(|path| path.join(MARK_FILE)));
         stale
     }
+}
+
+/// What is lost for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostPart {
+    /// A data directory, by its place in the layout.
+    Directory(usize),
+    /// A core's folder.
+    Core(u16),
+}
+
+/// What a missing folder means, and what to do.
+fn lost_folder(layout: &Layout, core: u16) -> String {
+    let folder = layout.core(core);
+    let folder = folder.display();
+    if core == 0 {
+        return format!(
+            "{folder} is missing or empty, and topics and settings were in it: put it back, or \
+             restore it from a copy"
+        );
+    }
+    format!(
+        "{folder} is missing or empty, and the partitions of core {core} were in it: put it back, \
+         or give them up with `corelog repair --data-dir {} --replace-lost {folder}`",
+        layout.first().display()
+    )
+}
+
+fn prepare_folder(folder: &Path) -> Result<(), BootFailed> {
+    journal::prepare_folder(folder).map_err(|error| refused_by_system("make", folder, &error))
 }
 
 /// A node that was here before, and what is named of it now.
@@ -306,6 +392,17 @@ impl Taking {
     fn missing(&self) -> Vec<Place> {
         let places = self.layout.places.iter().zip(&self.known);
         places.filter(|(_, known)| known.is_none()).map(|(place, _)| place.clone()).collect()
+    }
+
+    /// The core whose lost folder `path` is.
+    fn lost_core(&self, path: &Path) -> Option<u16> {
+        let absolute = std::path::absolute(path).ok()?;
+        let path = absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?);
+        let is_lost = |core: &u16| {
+            let folder = self.layout.core(*core);
+            folder == path && journal::is_prepared(&folder).is_ok_and(|is_there| !is_there)
+        };
+        (0..self.layout.shards).filter(|_| self.layout.has_folders).find(is_lost)
     }
 
     /// Looks for directories that are not named where they were last.
@@ -793,12 +890,44 @@ mod tests {
         assert!(replace(&["a", "c"], "c").is_err(), "it is not empty");
         drop(replace(&["a", "b"], "b").expect("a trial"));
         assert_eq!(ground.used(&["a", "b"]), ["a", "(b)"], "which changes nothing");
-        let (taken, number) = replace(&["a", "b"], "b").expect("it is lost");
-        assert_eq!(number, 1);
-        taken.begin_anew(number).expect("written");
+        let (taken, lost) = replace(&["a", "b"], "b").expect("it is lost");
+        assert_eq!(lost, LostPart::Directory(1));
+        taken.begin_anew(lost).expect("written");
         assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
         fs::create_dir(ground.0.path().join("lost/core-1")).expect("made");
         ground.refused(&["a", "lost"], "was a data directory of this node");
+    }
+
+    #[test]
+    fn a_cores_folder_that_is_gone_is_not_taken_for_a_new_one() {
+        let ground = Ground::new();
+        let mut taken = ground.take(&["a", "b"]).expect("new");
+        drop(ground.take(&["c"]).expect("one of its own"));
+        assert_eq!(taken.layout().cores_in(0).collect::<Vec<_>>(), [0, 2]);
+        taken.make_folders().expect("made");
+        drop(taken);
+        assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
+        let folder = |name: &str| ground.0.path().join(name);
+        let replace =
+            |name: &str| DataDirectories::replace_lost(&ground.paths(&["a", "b"]), &folder(name));
+        assert!(replace("b/core-1").is_err(), "it is there");
+        // One that was emptied is no better than one that is gone.
+        fs::remove_file(folder("b/core-1/journal.range")).expect("removed");
+        assert_eq!(ground.used(&["a", "b"]), ["a", "(b)"]);
+        ground.rename("b/core-1", "away");
+        assert_eq!(ground.used(&["a", "b"]), ["a", "(b)"]);
+        let (taken, lost) = replace("b/core-1").expect("it is lost");
+        assert_eq!(lost, LostPart::Core(1));
+        taken.begin_anew(lost).expect("made");
+        assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
+        ground.rename("a/core-2", "away-2");
+        ground.refused(&["a", "b"], "--replace-lost");
+        ground.rename("away-2", "a/core-2");
+        ground.rename("a/core-0", "away-0");
+        ground.refused(&["a", "b"], "restore it from a copy");
+        assert!(replace("a/core-0").is_err(), "topics and settings are not given up");
+        ground.rename("away-0", "a/core-0");
+        assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
     }
 
     #[test]
@@ -813,7 +942,8 @@ mod tests {
         // Before anything has moved, and after that.
         assert_eq!(wanted(&["a", "b"]), Some(two.clone()), "with the same ids");
         assert_eq!(wanted(&["a"]), None, "they may be left where they are");
-        write_node(&Layout { shards: 3, generation: 1, places: two.clone() }).expect("written");
+        let moved = Layout::new(3, two.clone()).followed_by(3, two.clone()).expect("a number");
+        write_node(&Layout { has_folders: false, ..moved }).expect("written");
         assert_eq!(wanted(&["b", "a"]), None);
         assert_eq!(wanted(&["a"]), Some(two[..1].to_vec()), "one less, which is there");
         let other = wanted(&["a", "c"]).expect("another one");

@@ -10,6 +10,7 @@
 //!
 //! Invariants
 //!   Y2  What a layout is stands in one file, in the first directory: a change is whole or is not.
+//!   Y3  Once it says that the cores' folders are there, one that is not is lost, never new.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,8 @@ pub struct Layout {
     pub generation: u32,
     /// The first holds `node.toml`. Never empty.
     pub places: Vec<Place>,
+    /// All cores' folders were made (Y3).
+    pub has_folders: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,17 +62,22 @@ struct Node {
     generation: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     directories: Vec<Place>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_folders: bool,
     /// The CRC-32 of the others: a digit that flips would name other folders, and the right ones
-    /// would be taken for leftovers. Older programs neither write nor mind it.
+    /// would be taken for leftovers. The oldest programs neither write nor mind it.
     check: Option<u32>,
 }
 
 impl Node {
     fn sum(&self) -> u32 {
-        let Node { format, shards, generation, directories, check: _ } = self;
+        let Node { format, shards, generation, directories, has_folders, check: _ } = self;
         let mut text = format!("{format} {shards} {generation}");
         for Place { id, path } in directories {
             text += &format!("\n{id} {}", path.display());
+        }
+        if *has_folders {
+            text += "\nhas folders";
         }
         crc32fast::hash(text.as_bytes())
     }
@@ -82,14 +90,15 @@ fn is_first(generation: &u32) -> bool {
 impl Layout {
     /// That of a new node.
     pub fn new(shards: u16, places: Vec<Place>) -> Layout {
-        Layout { shards, generation: 0, places }
+        Layout { shards, generation: 0, places, has_folders: false }
     }
 
-    /// The next one, with another number of shards, or in other directories.
+    /// The next one, with another number of shards, or in other directories. It counts once its
+    /// folders are there.
     pub fn followed_by(&self, shards: u16, places: Vec<Place>) -> Result<Layout, BootFailed> {
         let generation = self.generation.checked_add(1);
         let generation = generation.ok_or_else(|| BootFailed("no generation is left".into()))?;
-        Ok(Layout { shards, generation, places })
+        Ok(Layout { shards, generation, places, has_folders: true })
     }
 
     /// The first directory, which holds what the node knows of itself.
@@ -101,6 +110,12 @@ impl Layout {
     pub fn directory(&self, core: u16) -> &Path {
         let place = self.places.get(directory_of(CoreId(core), self.places.len()));
         place.map_or(Path::new(""), |place| &place.path)
+    }
+
+    /// The cores in one directory.
+    pub fn cores_in(&self, number: usize) -> impl Iterator<Item = u16> {
+        let count = self.places.len();
+        (0..self.shards).filter(move |core| directory_of(CoreId(*core), count) == number)
     }
 
     /// The folder of one core.
@@ -131,7 +146,7 @@ impl Layout {
     pub fn read(text: &str, file: &Path) -> Result<Layout, BootFailed> {
         // A file whose end was not yet cut off when the power failed.
         let text = text.trim_end_matches('\0');
-        let node: Node = parse(text, file)?;
+        let mut node: Node = parse(text, file)?;
         check_format(node.format, FORMAT, file)?;
         if node.shards == 0 {
             return Err(BootFailed(format!("{} names 0 shards: restore it", file.display())));
@@ -142,23 +157,24 @@ impl Layout {
                 file.display()
             )));
         }
-        let mut places = node.directories;
+        let mut places = std::mem::take(&mut node.directories);
         if places.is_empty() {
             let path = file.parent().map(Path::to_path_buf).unwrap_or_default();
             places.push(Place { id: String::new(), path });
         }
-        Ok(Layout { shards: node.shards, generation: node.generation, places })
+        let Node { shards, generation, has_folders, .. } = node;
+        Ok(Layout { shards, generation, places, has_folders })
     }
 
     /// The text of its `node.toml`.
     pub fn text(&self) -> io::Result<String> {
-        let Layout { shards, generation, ref places } = *self;
+        let Layout { shards, generation, ref places, has_folders } = *self;
         let (format, directories) = match (places.len(), generation) {
             (0 | 1, 0) => (FORMAT_FIRST, Vec::new()),
             (0 | 1, _) => (FORMAT_ONE, Vec::new()),
             _ => (FORMAT, places.clone()),
         };
-        let mut node = Node { format, shards, generation, directories, check: None };
+        let mut node = Node { format, shards, generation, directories, has_folders, check: None };
         node.check = Some(node.sum());
         toml::to_string(&node).map_err(io::Error::other)
     }
@@ -248,7 +264,11 @@ mod tests {
     #[test]
     fn a_flipped_bit_is_no_other_layout() {
         let file = Path::new("/a/node.toml");
-        for layout in [Layout::new(2, places(&["/a"])), Layout::new(3, places(&["/a", "/b"]))] {
+        let mut begun = Layout::new(2, places(&["/a"]));
+        begun.has_folders = true;
+        for layout in
+            [begun, Layout::new(2, places(&["/a"])), Layout::new(3, places(&["/a", "/b"]))]
+        {
             let text = layout.text().expect("text");
             let read = Layout::read(&text, file).expect("sound");
             for (at, bit) in (0..text.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {

@@ -38,7 +38,7 @@ use crate::partition::{Owner, Recovered, Shared, recover};
 use crate::wire::error::ErrorCode;
 use crate::wire::primitive::Uuid;
 
-pub use directory::DataDirectories;
+pub use directory::{DataDirectories, LostPart};
 #[cfg(test)]
 pub use layout::{Layout, NODE_FILE, Place};
 #[cfg(test)]

@@ -62,6 +62,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     if taken.layout().shards != wanted || taken.wanted().is_some() {
         lay_out_anew(&config, &mut taken, wanted, &cpus)?;
     }
+    taken.make_folders()?;
     let shards = wanted;
     if config.bool("per.core.listeners") {
         identity.cores = Some(shards);

@@ -488,3 +488,51 @@ fn cores_in(path: &Path) -> usize {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("core-")).count()
 }
+
+#[test]
+fn a_cores_folder_that_is_gone_is_named_and_given_up_only_when_told_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directories = folders(folder.path(), &["a", "b"]);
+    let aside = folder.path().join("aside");
+    let mut broker = Broker::start_across(&directories, &TWO_SHARDS);
+    let topic = fresh("spread");
+    create_topic(&broker.bootstrap(), &topic, PARTITIONS);
+    let order: Vec<i32> = (0..PARTITIONS).collect();
+    let mut peer = Peer::connect(broker.address());
+    (0..5).for_each(|_| assert_eq!(write_all(&mut peer, &topic), BTreeSet::new()));
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+    let [one, two] = [directories[0].join("core-0"), directories[1].join("core-1")];
+    fs::rename(&one, &aside).expect("renamed");
+    let said = refusal(&broker);
+    let words = format!("{} is missing or empty, and topics and settings", one.display());
+    assert!(said.contains(&words), "{said}");
+    fs::rename(&aside, &one).expect("renamed");
+    fs::rename(&two, &aside).expect("renamed");
+    broker.launch();
+    broker
+        .await_log(&format!("{} is missing or empty, and the partitions of core 1", two.display()));
+    let lost = write_all(&mut Peer::connect(broker.address()), &topic);
+    assert_eq!(lost.len(), usize::try_from(PARTITIONS / 2).expect("few"));
+    assert!(!two.exists(), "nothing is put there");
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+    fs::rename(&two, &aside).expect_err("it is not there");
+    fs::rename(&aside, &two).expect("renamed");
+    broker.launch();
+    all_are_read(&mut Peer::connect(broker.address()), &topic, &order);
+    broker.signal("TERM");
+    assert!(broker.ended().success());
+    fs::remove_dir_all(&two).expect("removed");
+    let [first, lost_folder] = [&directories[0], &two].map(|path| path.to_str().expect("text"));
+    let repair = ["repair", "--data-dir", first, "--replace-lost", lost_folder];
+    let numbers: Vec<String> = lost.iter().map(i32::to_string).collect();
+    let words = format!("lost: topic {topic}, all of partitions {}\n", numbers.join(", "));
+    let (code, said) = corelog(&[&repair[..], &["--dry-run"]].concat());
+    assert!(code == Some(0) && said.contains(&words) && !two.exists(), "{said}");
+    let (code, said) = corelog(&repair);
+    assert!(code == Some(0) && said.contains(&words), "{said}");
+    broker.launch();
+    assert_eq!(write_all(&mut Peer::connect(broker.address()), &topic), BTreeSet::new());
+    broker.kill();
+}
