@@ -11,6 +11,7 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use corelog::base::buffer::Arena;
+use corelog::base::few::Few;
 use corelog::base::ids::{PartitionId, TopicNumber};
 use corelog::base::time::{Instant, UnixMillis};
 use corelog::group::{Answer, Effect, Groups, Heartbeat, Input, Join, Now, Request, Ticket};
@@ -21,6 +22,7 @@ use corelog::wire::api::{ApiKey, metadata, produce as table};
 use corelog::wire::error::ErrorCode;
 use corelog::wire::fetch::{FetchWriter, FetchedHead};
 use corelog::wire::header::decode_body;
+use corelog::wire::pieces::Pieces;
 use corelog::wire::primitive::{Uuid, Wire};
 use corelog::wire::produce;
 use corelog::wire::records::{BatchHeader, HEADER_BYTES, Records, validate};
@@ -97,19 +99,23 @@ fn produce_requests(criterion: &mut Criterion) {
 fn fetch_responses(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fetch response, 10 partitions");
     let records = batch(1);
+    let (mut out, mut pieces) = (Pieces::new(), Vec::new());
     group.bench_function("encode around the records", |bencher| {
         bencher.iter(|| {
-            let mut writer = FetchWriter::new(FETCH_VERSION, 7, ErrorCode::NONE, 0);
+            let mut writer = FetchWriter::new(&mut out, (FETCH_VERSION, 7), ErrorCode::NONE, 0);
             writer.topics(1);
             writer.topic("orders", Uuid::ZERO, 10);
             for index in 0..PARTITIONS {
                 let (error, high_watermark) = (ErrorCode::NONE, 100);
                 let (last_stable, log_start) = (100, 0);
                 let head = FetchedHead { index, error, high_watermark, last_stable, log_start };
-                writer.partition(head, vec![black_box(&records).clone()]);
+                writer.partition(head, Few::from_iter([black_box(&records).clone()]));
             }
             writer.end_topic();
-            writer.finish().len()
+            writer.finish();
+            pieces.clear();
+            out.take(&mut pieces);
+            pieces.len()
         });
     });
 }

@@ -7,23 +7,33 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
 use super::{Charge, Closed, Connection};
 use crate::base::limits;
+use crate::handler::produce;
 use crate::io::{Io, Stream};
+use crate::wire::pieces::Pieces;
 
-/// An answer's bytes, when they are there; empty for a request without an answer.
-pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, Closed>>>>;
+/// An answer, or what it will be made of.
+pub enum Answer {
+    /// It is among the pieces already: everything before it is written.
+    Written,
+    Ready(Vec<Bytes>),
+    /// It follows when the disk has the records.
+    Produce(produce::Pending),
+}
 
 /// Bytes of answers that are collected for one write at most, unless one answer is larger.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// A slow reader is one that does not take this much within its time. Nor has the core's other
 /// work to wait for more than this: a socket that takes everything at once copies it meanwhile.
 const PROGRESS_BYTES: usize = 128 << 10;
+/// Places for pieces, and for answers, that a connection keeps.
+const KEEP_PIECES_MAX: usize = 256;
+const KEEP_QUEUED_MAX: usize = 32;
 
 struct Queued {
     answer: Answer,
@@ -34,6 +44,8 @@ struct Queued {
 /// See the module's documentation.
 pub struct Answers {
     queue: RefCell<VecDeque<Queued>>,
+    /// Of the answers that are ready and not yet on their way.
+    pieces: RefCell<Pieces>,
     /// Bytes of requests whose answers are not written.
     inflight_bytes: Cell<usize>,
     ended: Cell<bool>,
@@ -45,6 +57,7 @@ impl Answers {
     pub fn new() -> Answers {
         Answers {
             queue: RefCell::new(VecDeque::new()),
+            pieces: RefCell::new(Pieces::new()),
             inflight_bytes: Cell::new(0),
             ended: Cell::new(false),
             writer: RefCell::new(None),
@@ -57,6 +70,11 @@ impl Answers {
         self.inflight_bytes.set(self.inflight_bytes.get() + bytes);
         self.queue.borrow_mut().push_back(Queued { answer, bytes, _charge: charge });
         wake(&self.writer);
+    }
+
+    /// Where an answer is put that is then pushed as `Written`; only once all others are.
+    pub fn pieces(&self) -> &RefCell<Pieces> {
+        &self.pieces
     }
 
     /// Waits until every answer is written.
@@ -95,20 +113,20 @@ impl Answers {
         .await;
     }
 
-    /// The bytes of all answers that are ready, and of how many request bytes they are the answer.
-    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Option<(Vec<Bytes>, usize)>> {
-        let mut ready: Vec<Bytes> = Vec::new();
-        let mut ready_bytes = 0;
+    /// Moves all answers that are ready behind `out`, and says of how many request bytes they are
+    /// the answer.
+    fn poll_ready(
+        &self,
+        context: &mut Context<'_>,
+        out: &mut VecDeque<Bytes>,
+    ) -> Poll<Option<usize>> {
+        let mut pieces = self.pieces.borrow_mut();
         let mut answered = 0;
         loop {
             // The answer is polled outside the queue, which it may look at.
             let Some(mut first) = self.queue.borrow_mut().pop_front() else { break };
-            match first.answer.as_mut().poll(context) {
-                Poll::Ready(Ok(pieces)) => {
-                    answered += first.bytes;
-                    ready_bytes += pieces.iter().map(Bytes::len).sum::<usize>();
-                    ready.extend(pieces);
-                }
+            match first.answer.poll(context, &mut pieces) {
+                Poll::Ready(Ok(())) => answered += first.bytes,
                 Poll::Ready(Err(Closed(why))) => {
                     tracing::warn!("a connection is closed: {why}");
                     self.queue.borrow_mut().clear();
@@ -120,12 +138,14 @@ impl Answers {
                     break;
                 }
             }
-            if ready_bytes >= WRITE_BYTES_MAX {
+            if pieces.len() >= WRITE_BYTES_MAX {
                 break;
             }
         }
         if answered > 0 {
-            return Poll::Ready(Some((ready, answered)));
+            self.queue.borrow_mut().shrink_to(KEEP_QUEUED_MAX);
+            pieces.take(out);
+            return Poll::Ready(Some(answered));
         }
         if self.ended.get() && self.queue.borrow().is_empty() {
             return Poll::Ready(None);
@@ -140,6 +160,20 @@ impl Answers {
     }
 }
 
+impl Answer {
+    /// Puts it behind `out` once it is there.
+    fn poll(&mut self, context: &mut Context<'_>, out: &mut Pieces) -> Poll<Result<(), Closed>> {
+        match self {
+            Answer::Written => Poll::Ready(Ok(())),
+            Answer::Ready(pieces) => {
+                pieces.drain(..).for_each(|piece| out.put(piece));
+                Poll::Ready(Ok(()))
+            }
+            Answer::Produce(pending) => pending.poll(context, out),
+        }
+    }
+}
+
 fn wake(waker: &RefCell<Option<Waker>>) {
     if let Some(waker) = waker.borrow_mut().take() {
         waker.wake();
@@ -149,12 +183,15 @@ fn wake(waker: &RefCell<Option<Waker>>) {
 /// Writes a connection's answers until it ends.
 pub async fn write<I: Io>(io: &I, connection: &Connection<I>) {
     let answers = &connection.answers;
-    while let Some((pieces, answered)) = poll_fn(|context| answers.poll_ready(context)).await {
-        if write_all(io, connection, pieces.into()).await.is_err() {
+    let (mut pieces, mut step) = (VecDeque::new(), Vec::new());
+    while let Some(answered) = poll_fn(|context| answers.poll_ready(context, &mut pieces)).await {
+        if write_all(io, connection, &mut pieces, &mut step).await.is_err() {
             // The reader notices the same broken socket.
             answers.end();
             break;
         }
+        pieces.shrink_to(KEEP_PIECES_MAX);
+        step.shrink_to(KEEP_PIECES_MAX);
         answers.written(answered);
     }
     connection.stream.shutdown();
@@ -165,11 +202,13 @@ pub async fn write<I: Io>(io: &I, connection: &Connection<I>) {
 async fn write_all<I: Io>(
     io: &I,
     connection: &Connection<I>,
-    mut pieces: VecDeque<Bytes>,
+    pieces: &mut VecDeque<Bytes>,
+    step: &mut Vec<Bytes>,
 ) -> std::io::Result<()> {
     while !pieces.is_empty() {
         connection.writes_since.set(Some(io.now()));
-        let outcome = connection.stream.write(next_step(&mut pieces)).await;
+        fill_step(step, pieces);
+        let outcome = connection.stream.write_out(step).await;
         connection.writes_since.set(None);
         outcome?;
         if !pieces.is_empty() {
@@ -179,8 +218,7 @@ async fn write_all<I: Io>(
     Ok(())
 }
 
-fn next_step(pieces: &mut VecDeque<Bytes>) -> Vec<Bytes> {
-    let mut step = Vec::with_capacity(pieces.len());
+fn fill_step(step: &mut Vec<Bytes>, pieces: &mut VecDeque<Bytes>) {
     let mut room = PROGRESS_BYTES;
     while room > 0
         && let Some(mut piece) = pieces.pop_front()
@@ -191,7 +229,6 @@ fn next_step(pieces: &mut VecDeque<Bytes>) -> Vec<Bytes> {
         room -= piece.len();
         step.push(piece);
     }
-    step
 }
 
 #[cfg(test)]
@@ -208,7 +245,7 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let begin = || {
             let charge = budget.charge(600).now_or_never().expect("within the budget");
-            answers.push(Box::pin(std::future::pending()), 600, charge);
+            answers.push(Answer::Ready(Vec::new()), 600, charge);
         };
         begin();
         assert_eq!(answers.room(1000).now_or_never(), Some(()), "600 of 1000 bytes");

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::answers::Answer;
 use super::frames::{Frame, FrameEnd, Frames};
 use super::{Connection, Connections, Waits};
@@ -61,7 +59,7 @@ async fn serve<I: Io>(
     {
         answers.all_written().await;
         let answer = handler::unsupported_api_versions(start.correlation);
-        answers.push(ready(answer), frame_bytes, charge);
+        answers.push(Answer::Ready(answer), frame_bytes, charge);
         return Ok(());
     }
     let api = find_api(start)?;
@@ -76,21 +74,23 @@ async fn serve<I: Io>(
     let request = Request { header, frame: &bytes, body: reader.rest(), body_at, peer };
     if api == ApiKey::Produce {
         answers.room(connections.bounds.inflight_bytes_max).await;
-        let answer = handler::produce::admit(&connections.handlers, &request).await?;
-        answers.push(answer, frame_bytes, charge);
+        let pending = handler::produce::admit(&connections.handlers, &request).await?;
+        answers.push(Answer::Produce(pending), frame_bytes, charge);
         return Ok(());
     }
     answers.all_written().await;
     if answers.is_ended() {
         return Ok(());
     }
-    let answer = handler::handle(&connections.handlers, &request).await?;
-    answers.push(ready(answer), frame_bytes, charge);
+    let answer = match api {
+        ApiKey::Fetch => {
+            handler::fetch::handle(&connections.handlers, &request, answers.pieces()).await?;
+            Answer::Written
+        }
+        _ => Answer::Ready(handler::handle(&connections.handlers, &request).await?),
+    };
+    answers.push(answer, frame_bytes, charge);
     Ok(())
-}
-
-fn ready(pieces: Vec<Bytes>) -> Answer {
-    Box::pin(std::future::ready(Ok(pieces)))
 }
 
 fn find_api(start: RequestStart) -> Result<ApiKey, Closed> {

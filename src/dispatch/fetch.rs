@@ -1,11 +1,13 @@
 //! Fetch across cores: one look at every owner, and one wait over all of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::few::Few;
 use crate::base::ids::CoreId;
 use crate::base::time::Instant;
 use crate::io::Io;
-use crate::partition::{FetchPart, FetchWait, FetchWatch, FetchedPart};
+use crate::partition::{FetchPart, FetchWait, FetchWatch, FetchedPart, Owner};
 
 use super::Dispatch;
 
@@ -13,7 +15,7 @@ use super::Dispatch;
 #[derive(Clone, Debug)]
 pub struct FetchPlan {
     /// In the order in which they are served.
-    pub parts: Vec<FetchPart>,
+    pub parts: Few<FetchPart>,
     /// Of the whole answer; the first batch found is given even if it is larger.
     pub bytes_max: usize,
     /// The answer waits for this many bytes ...
@@ -24,7 +26,7 @@ pub struct FetchPlan {
 
 impl<I: Io> Dispatch<I> {
     /// Reads what there is, waiting as the plan says. The answers are in the order of the parts.
-    pub async fn fetch(&self, plan: FetchPlan) -> Vec<FetchedPart> {
+    pub async fn fetch(&self, plan: FetchPlan) -> Few<FetchedPart> {
         let found = self.fetch_now(&plan).await;
         if self.is_enough(&plan, &found) {
             return found;
@@ -45,43 +47,60 @@ impl<I: Io> Dispatch<I> {
             || plan.parts.is_empty()
     }
 
-    async fn fetch_now(&self, plan: &FetchPlan) -> Vec<FetchedPart> {
-        let shares = self.split(&plan.parts);
-        if let [(core, _, _)] = shares.as_slice()
-            && self.is_local(*core)
-        {
-            return self.owner.read_all(&plan.parts, plan.bytes_max).await;
+    async fn fetch_now(&self, plan: &FetchPlan) -> Few<FetchedPart> {
+        match self.only_owner(plan.parts.iter().map(|part| part.partition)) {
+            Some(core) if self.is_local(core) => {
+                return self.owner.read_all(&plan.parts, plan.bytes_max).await;
+            }
+            Some(core) => return self.read_on(core, plan.parts.clone(), plan.bytes_max).await,
+            None => {}
         }
+        let shares = self.split(&plan.parts);
         let share_bytes_max = plan.bytes_max / shares.len().max(1);
         let asked = shares.into_iter().map(|(core, slots, parts)| async move {
-            let count = parts.len();
-            let found =
-                self.call(core, move |owner| async move {
-                    owner.read_all(&parts, share_bytes_max).await
-                })
-                .await;
-            (slots, found.unwrap_or_else(|_| vec![FetchedPart::owner_gone(); count]))
+            (slots, self.read_on(core, parts, share_bytes_max).await)
         });
         let found = futures_util::future::join_all(asked).await;
         merge(plan, found)
     }
 
+    async fn read_on(
+        &self,
+        core: CoreId,
+        parts: Few<FetchPart>,
+        bytes_max: usize,
+    ) -> Few<FetchedPart> {
+        let count = parts.len();
+        let work =
+            move |owner: Rc<Owner<I>>| async move { owner.read_all(&parts, bytes_max).await };
+        let found = self.call(core, work).await;
+        found.unwrap_or_else(|_| Few::from_elem(FetchedPart::owner_gone(), count))
+    }
+
     async fn watch(&self, plan: &FetchPlan) -> FetchWait {
-        let (watch, wait) = FetchWatch::new(plan.bytes_min.try_into().unwrap_or(u64::MAX));
-        let asked = self.split(&plan.parts).into_iter().map(|(core, _, parts)| {
-            let watch: Arc<FetchWatch> = watch.clone();
-            self.call(core, move |owner| async move { owner.watch_all(&parts, &watch) })
-        });
-        for outcome in futures_util::future::join_all(asked).await {
-            if outcome.is_err() {
-                watch.fire();
+        let (watch, wait) = self.watches.begin(plan.bytes_min.try_into().unwrap_or(u64::MAX));
+        match self.only_owner(plan.parts.iter().map(|part| part.partition)) {
+            Some(core) if self.is_local(core) => self.owner.watch_all(&plan.parts, &watch),
+            Some(core) => self.watch_on(core, plan.parts.clone(), &watch).await,
+            None => {
+                let shares = self.split(&plan.parts).into_iter();
+                let asked = shares.map(|(core, _, parts)| self.watch_on(core, parts, &watch));
+                futures_util::future::join_all(asked).await;
             }
         }
         wait
     }
 
-    fn split(&self, parts: &[FetchPart]) -> Vec<(CoreId, Vec<usize>, Vec<FetchPart>)> {
-        let mut shares: Vec<(CoreId, Vec<usize>, Vec<FetchPart>)> = Vec::new();
+    async fn watch_on(&self, core: CoreId, parts: Few<FetchPart>, watch: &Arc<FetchWatch>) {
+        let seen = watch.clone();
+        let work = move |owner: Rc<Owner<I>>| async move { owner.watch_all(&parts, &seen) };
+        if self.call(core, work).await.is_err() {
+            watch.fire();
+        }
+    }
+
+    fn split(&self, parts: &[FetchPart]) -> Vec<(CoreId, Vec<usize>, Few<FetchPart>)> {
+        let mut shares: Vec<(CoreId, Vec<usize>, Few<FetchPart>)> = Vec::new();
         for (slot, part) in parts.iter().enumerate() {
             let core = self.owner_of(part.partition);
             match shares.iter_mut().find(|(owner, ..)| *owner == core) {
@@ -89,7 +108,7 @@ impl<I: Io> Dispatch<I> {
                     slots.push(slot);
                     parts.push(*part);
                 }
-                None => shares.push((core, vec![slot], vec![*part])),
+                None => shares.push((core, vec![slot], Few::from_elem(*part, 1))),
             }
         }
         shares
@@ -98,7 +117,7 @@ impl<I: Io> Dispatch<I> {
 
 /// Puts the shares back into the order of the request and cuts what exceeds its limit: each owner
 /// gives its first batch whatever its size, the whole answer only one such.
-fn merge(plan: &FetchPlan, found: Vec<(Vec<usize>, Vec<FetchedPart>)>) -> Vec<FetchedPart> {
+fn merge(plan: &FetchPlan, found: Vec<(Vec<usize>, Few<FetchedPart>)>) -> Few<FetchedPart> {
     let mut merged: Vec<Option<FetchedPart>> = vec![None; plan.parts.len()];
     for (slots, parts) in found {
         for (slot, part) in slots.into_iter().zip(parts) {

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use crate::base::few::Few;
 use crate::base::limits;
 use crate::io::Io;
 use crate::io::mailbox::{Receiver, Sender, mailbox};
@@ -13,7 +14,7 @@ pub(super) type Call<I> = Box<dyn FnOnce(Rc<Owner<I>>) + Send>;
 
 /// A produce request's share of one core.
 pub(super) struct Append {
-    pub parts: Vec<ProducePart>,
+    pub parts: Few<ProducePart>,
     pub acks: Acks,
     pub reply: ProduceReply,
 }

@@ -28,7 +28,7 @@ use crate::base::ids::{CoreId, PartitionId};
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
 use crate::metadata::Image;
-use crate::partition::{Owner, Shared};
+use crate::partition::{Owner, Shared, Watches};
 
 pub use fetch::FetchPlan;
 pub use lanes::{Lanes, LanesEnd, lanes};
@@ -40,6 +40,7 @@ use lanes::Call;
 pub struct Dispatch<I: Io> {
     owner: Rc<Owner<I>>,
     lanes: Rc<[Lanes<I>]>,
+    watches: Rc<Watches>,
     /// Dropped when the core stops ...
     waiting: Rc<RefCell<Option<oneshot::Sender<()>>>>,
     /// ... which this resolves on.
@@ -51,6 +52,7 @@ impl<I: Io> Clone for Dispatch<I> {
         Dispatch {
             owner: self.owner.clone(),
             lanes: self.lanes.clone(),
+            watches: self.watches.clone(),
             waiting: self.waiting.clone(),
             stopping: self.stopping.clone(),
         }
@@ -68,7 +70,8 @@ impl<I: Io> Dispatch<I> {
         inbox.serve(&owner);
         let (waiting, stopping) = oneshot::channel();
         let waiting = Rc::new(RefCell::new(Some(waiting)));
-        Dispatch { owner, lanes: lanes.into(), waiting, stopping: stopping.shared() }
+        let (watches, stopping) = (Rc::default(), stopping.shared());
+        Dispatch { owner, lanes: lanes.into(), watches, waiting, stopping }
     }
 
     /// The core stops: a fetch that waits answers with what is there.
@@ -96,6 +99,12 @@ impl<I: Io> Dispatch<I> {
     /// All cores, in order.
     pub fn cores(&self) -> impl Iterator<Item = CoreId> + use<I> {
         (0..self.shared().shards()).map(CoreId)
+    }
+
+    /// The core that owns all of `partitions`, if it is one.
+    fn only_owner(&self, mut partitions: impl Iterator<Item = PartitionId>) -> Option<CoreId> {
+        let first = self.owner_of(partitions.next()?);
+        partitions.all(|id| self.owner_of(id) == first).then_some(first)
     }
 
     fn is_local(&self, core: CoreId) -> bool {

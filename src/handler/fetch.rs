@@ -1,43 +1,96 @@
 //! Fetch: sessions, long polls, and record bytes by reference.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::sessions::{SessionKey, SessionPart};
-use super::{Handlers, Request, topic_of, unknown_topic};
+use super::{Handlers, Request, counted_name, topic_of, unknown_topic};
+use crate::base::few::Few;
 use crate::connection::Closed;
 use crate::dispatch::FetchPlan;
 use crate::io::Io;
 use crate::metadata::Image;
 use crate::partition::{FetchPart, FetchedPart};
-use crate::wire::api::fetch::Request as Asked;
 use crate::wire::error::ErrorCode;
-use crate::wire::fetch::{FetchWriter, FetchedHead};
+use crate::wire::fetch::{self, FetchAsked, FetchSink, FetchWriter, FetchedHead, PartitionAsked};
+use crate::wire::pieces::Pieces;
+use crate::wire::primitive::Uuid;
+use crate::wire::produce::TopicRef;
 
 /// The session epoch that opens a session with a full request.
 const INITIAL_EPOCH: i32 = 0;
 /// The session epoch of a request without a session, which also closes the one named.
 const FINAL_EPOCH: i32 = -1;
 
+/// Answers the request into `out`.
 pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
-) -> Result<Vec<Bytes>, Closed> {
-    let asked: Asked<'_> = request.decode()?;
-    let scope = match open_scope(handlers, request.version(), &asked) {
+    out: &RefCell<Pieces>,
+) -> Result<(), Closed> {
+    let version = request.version();
+    let image = handlers.image();
+    let mut named = Named::new(&image);
+    let asked = fetch::read(request.body, version, &mut named).map_err(|error| {
+        Closed(format!("a Fetch request (version {version}) is malformed: {error}"))
+    })?;
+    let scope = match open_scope(handlers, &asked, named) {
         Ok(scope) => scope,
         Err(error) => {
-            let (version, correlation) = (request.version(), request.header.correlation);
-            let mut writer = FetchWriter::new(version, correlation, error, 0);
+            let ids = (version, request.header.correlation);
+            let out = &mut out.borrow_mut();
+            let mut writer = FetchWriter::new(out, ids, error, 0);
             writer.topics(0);
-            return Ok(writer.finish());
+            writer.finish();
+            return Ok(());
         }
     };
-    let image = handlers.image();
     let found = read(handlers, &image, &asked, &scope).await;
-    Ok(write(handlers, request, &scope, found))
+    write(handlers, request, (&scope, found), &mut out.borrow_mut());
+    Ok(())
+}
+
+/// The partitions that a request names.
+struct Named<'a> {
+    image: &'a Image,
+    /// Of the topic that the walk is in.
+    topic: (Arc<str>, Uuid),
+    parts: Few<(SessionKey, SessionPart)>,
+    forgotten: Vec<SessionKey>,
+}
+
+impl<'a> Named<'a> {
+    fn new(image: &'a Image) -> Named<'a> {
+        let topic = (Arc::default(), Uuid::ZERO);
+        Named { image, topic, parts: Few::new(), forgotten: Vec::new() }
+    }
+}
+
+impl<'r> FetchSink<'r> for Named<'_> {
+    fn topic(&mut self, topic: TopicRef<'r>) {
+        let (name, id) = topic.name_and_id();
+        self.topic = (counted_name(name, self.image.topic(name)), id);
+    }
+
+    fn partition(&mut self, asked: PartitionAsked) {
+        let (name, id) = self.topic.clone();
+        let key = SessionKey { name, id, partition: asked.index };
+        let part = SessionPart {
+            offset: asked.offset,
+            bytes_max: asked.bytes_max,
+            leader_epoch: asked.leader_epoch,
+            told: None,
+        };
+        self.parts.push((key, part));
+    }
+
+    fn forgotten(&mut self, topic: TopicRef<'r>, index: i32) {
+        let (name, id) = topic.name_and_id();
+        let name = counted_name(name, self.image.topic(name));
+        self.forgotten.push(SessionKey { name, id, partition: index });
+    }
 }
 
 /// What a request covers.
@@ -46,43 +99,34 @@ struct Scope {
     session: i32,
     /// Only what changed is answered.
     is_incremental: bool,
-    parts: Vec<(SessionKey, SessionPart)>,
+    parts: Few<(SessionKey, SessionPart)>,
 }
 
 fn open_scope<I: Io>(
     handlers: &Handlers<I>,
-    version: i16,
-    asked: &Asked<'_>,
+    asked: &FetchAsked,
+    named: Named<'_>,
 ) -> Result<Scope, ErrorCode> {
     let mut sessions = handlers.sessions.borrow_mut();
     let now = handlers.io().now();
-    let epoch = if version >= 7 { asked.session_epoch } else { FINAL_EPOCH };
-    if matches!(epoch, INITIAL_EPOCH | FINAL_EPOCH) {
+    let Named { parts, forgotten, .. } = named;
+    if matches!(asked.session_epoch, INITIAL_EPOCH | FINAL_EPOCH) {
         if asked.session_id != 0 {
             sessions.close(asked.session_id);
         }
-        let parts = named_parts(asked);
-        let session = if epoch == INITIAL_EPOCH {
+        let session = if asked.session_epoch == INITIAL_EPOCH {
             sessions.open(parts.iter().cloned().collect(), handlers.io().random(), now)
         } else {
             0
         };
         return Ok(Scope { session, is_incremental: false, parts });
     }
-    let session = sessions.resume(asked.session_id, epoch, now)?;
-    for topic in &asked.forgotten_topics_data {
-        let name: Rc<str> = topic.topic.into();
-        for partition in &topic.partitions {
-            session.forget(&SessionKey {
-                name: name.clone(),
-                id: topic.topic_id,
-                partition: *partition,
-            });
-        }
+    let session = sessions.resume(asked.session_id, asked.session_epoch, now)?;
+    for key in &forgotten {
+        session.forget(key);
     }
-    let named = named_parts(asked);
-    let may_be_held = named.iter().all(|(key, _)| key.may_be_held());
-    for (key, part) in named {
+    let may_be_held = parts.iter().all(|(key, _)| key.may_be_held());
+    for (key, part) in parts {
         session.set(key, part);
     }
     let parts = session.in_turn();
@@ -92,28 +136,6 @@ fn open_scope<I: Io>(
         return Err(ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
     }
     Ok(Scope { session: asked.session_id, is_incremental: true, parts })
-}
-
-fn named_parts(asked: &Asked<'_>) -> Vec<(SessionKey, SessionPart)> {
-    let mut parts = Vec::new();
-    for topic in &asked.topics {
-        let name: Rc<str> = topic.topic.into();
-        for partition in &topic.partitions {
-            let key = SessionKey {
-                name: name.clone(),
-                id: topic.topic_id,
-                partition: partition.partition,
-            };
-            let part = SessionPart {
-                offset: partition.fetch_offset,
-                bytes_max: partition.partition_max_bytes,
-                leader_epoch: partition.current_leader_epoch,
-                told: None,
-            };
-            parts.push((key, part));
-        }
-    }
-    parts
 }
 
 /// The partition that a key names, or why there is none.
@@ -127,11 +149,11 @@ fn find(image: &Image, key: &SessionKey) -> Result<crate::base::ids::PartitionId
 async fn read<I: Io>(
     handlers: &Handlers<I>,
     image: &Image,
-    asked: &Asked<'_>,
+    asked: &FetchAsked,
     scope: &Scope,
-) -> Vec<FetchedPart> {
-    let mut parts = Vec::with_capacity(scope.parts.len());
-    let mut refusals: Vec<Option<ErrorCode>> = Vec::with_capacity(scope.parts.len());
+) -> Few<FetchedPart> {
+    let mut parts = Few::with_capacity(scope.parts.len());
+    let mut refusals: Few<Option<ErrorCode>> = Few::with_capacity(scope.parts.len());
     for (key, part) in &scope.parts {
         match find(image, key) {
             Ok(partition) => {
@@ -171,11 +193,11 @@ async fn read<I: Io>(
 fn write<I: Io>(
     handlers: &Handlers<I>,
     request: &Request<'_>,
-    scope: &Scope,
-    found: Vec<FetchedPart>,
-) -> Vec<Bytes> {
+    (scope, found): (&Scope, Few<FetchedPart>),
+    out: &mut Pieces,
+) {
     let mut sessions = handlers.sessions.borrow_mut();
-    let mut answers: Vec<(&SessionKey, FetchedPart)> = Vec::with_capacity(found.len());
+    let mut answers: Few<(&SessionKey, FetchedPart)> = Few::with_capacity(found.len());
     for ((key, _), part) in scope.parts.iter().zip(found) {
         let told = (part.high_watermark, part.log_start);
         let is_news = scope.session == 0 || sessions.tell(scope.session, key, told);
@@ -185,30 +207,27 @@ fn write<I: Io>(
             answers.push((key, part));
         }
     }
-    let (version, correlation) = (request.version(), request.header.correlation);
-    let mut writer = FetchWriter::new(version, correlation, ErrorCode::NONE, scope.session);
+    let ids = (request.version(), request.header.correlation);
+    let mut writer = FetchWriter::new(out, ids, ErrorCode::NONE, scope.session);
     // Neighbours of one topic share its header; a session's turn may split a topic in two.
-    let same = |one: &SessionKey, two: &SessionKey| one.name == two.name && one.id == two.id;
-    let topics = answers.chunk_by(|(one, _), (two, _)| same(one, two)).count();
-    writer.topics(topics);
-    let mut left = answers.into_iter().peekable();
-    while let Some((key, first)) = left.next() {
-        let mut group = vec![(key.partition, first)];
-        while let Some((next, part)) = left.next_if(|(next, _)| same(next, key)) {
-            group.push((next.partition, part));
-        }
-        writer.topic(&key.name, key.id, group.len());
-        for (index, part) in group {
+    let is_same = |(one, _): &(&SessionKey, FetchedPart), (two, _): &(&SessionKey, FetchedPart)| {
+        one.name == two.name && one.id == two.id
+    };
+    writer.topics(answers.chunk_by(is_same).count());
+    for topic in answers.chunk_by_mut(is_same) {
+        let Some((key, _)) = topic.first() else { continue };
+        writer.topic(&key.name, key.id, topic.len());
+        for (key, part) in topic {
             let head = FetchedHead {
-                index,
+                index: key.partition,
                 error: part.error,
                 high_watermark: part.high_watermark,
                 last_stable: part.high_watermark,
                 log_start: part.log_start,
             };
-            writer.partition(head, part.records);
+            writer.partition(head, std::mem::take(&mut part.records));
         }
         writer.end_topic();
     }
-    writer.finish()
+    writer.finish();
 }

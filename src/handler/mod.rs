@@ -16,7 +16,7 @@ mod delete_topics;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_topics;
-mod fetch;
+pub mod fetch;
 mod find_coordinator;
 mod groups;
 mod heartbeat;
@@ -171,6 +171,15 @@ fn topic_of<'a>(image: &'a Image, name: &str, id: Uuid) -> Option<&'a Arc<Topic>
     if id.is_zero() { image.topic(name) } else { image.topic_by_id(&id.0) }
 }
 
+/// A name that a request has given: that of the topic found, if there is one.
+fn counted_name(name: &str, found: Option<&Arc<Topic>>) -> Arc<str> {
+    match found {
+        _ if name.is_empty() => Arc::default(),
+        Some(topic) => topic.name.clone(),
+        None => name.into(),
+    }
+}
+
 /// What a topic that is not found is answered with: `name` is empty where the version has ids.
 fn unknown_topic(name: &str, id: Uuid) -> ErrorCode {
     let is_named = id.is_zero() && !name.is_empty();
@@ -182,7 +191,7 @@ async fn in_turns<F: Future>(lookups: impl Iterator<Item = F>) -> Vec<F::Output>
     stream::iter(lookups).buffered(limits::LOOKUPS_MAX).collect().await
 }
 
-/// Answers any request but Produce, which is admitted in `produce`.
+/// Answers any request but Produce, which is admitted in `produce`, and Fetch.
 pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
@@ -195,7 +204,6 @@ pub async fn handle<I: Io>(
         ApiKey::CreateTopics => create_topics::handle(handlers, request).await,
         ApiKey::DeleteTopics => delete_topics::handle(handlers, request).await,
         ApiKey::CreatePartitions => create_partitions::handle(handlers, request).await,
-        ApiKey::Fetch => fetch::handle(handlers, request).await,
         ApiKey::ListOffsets => list_offsets::handle(handlers, request).await,
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(handlers, request).await,
         ApiKey::DeleteRecords => delete_records::handle(handlers, request).await,
@@ -215,7 +223,7 @@ pub async fn handle<I: Io>(
         ApiKey::DescribeGroups => describe_groups::handle(handlers, request).await,
         ApiKey::ListGroups => list_groups::handle(handlers, request).await,
         ApiKey::DeleteGroups => delete_groups::handle(handlers, request).await,
-        ApiKey::Produce => unreachable!("the connection admits it in order"),
+        ApiKey::Produce | ApiKey::Fetch => unreachable!("the connection knows their own ways"),
         ApiKey::AddPartitionsToTxn | ApiKey::EndTxn => unreachable!("the connection refuses them"),
     }
 }

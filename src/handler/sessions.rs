@@ -12,8 +12,9 @@
 //!   S3  An epoch is used once; after the largest `i32` comes 1.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
+use crate::base::few::Few;
 use crate::base::limits;
 use crate::base::time::Instant;
 use crate::wire::error::ErrorCode;
@@ -23,7 +24,7 @@ use crate::wire::primitive::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionKey {
     /// Shared by the partitions of a topic: a request names them by the hundred thousand.
-    pub name: Rc<str>,
+    pub name: Arc<str>,
     pub id: Uuid,
     pub partition: i32,
 }
@@ -150,10 +151,10 @@ impl Session {
     }
 
     /// All partitions, beginning behind the one that came first the last time.
-    pub fn in_turn(&mut self) -> Vec<(SessionKey, SessionPart)> {
+    pub fn in_turn(&mut self) -> Few<(SessionKey, SessionPart)> {
         let all = || self.parts.iter().map(|(key, part)| (key.clone(), *part));
         let first = self.turn.take();
-        let mut parts: Vec<_> = all().collect();
+        let mut parts: Few<_> = all().collect();
         if let Some(first) = first {
             let at = parts.partition_point(|(key, _)| *key <= first);
             parts.rotate_left(at);

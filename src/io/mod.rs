@@ -21,6 +21,7 @@
 
 pub mod mailbox;
 pub mod pace;
+pub mod reply;
 pub mod ring;
 pub mod sim;
 
@@ -202,8 +203,14 @@ pub trait Stream: 'static {
     fn read(&self, into: &mut BytesMut, limit: usize) -> impl Future<Output = Result<usize>>;
 
     /// Writes all pieces in order, gathered into as few sends as the kernel takes. Returns when
-    /// the socket's buffer has taken everything; an error leaves it open how much went out.
-    fn write(&self, pieces: Vec<Bytes>) -> impl Future<Output = Result<()>>;
+    /// the socket's buffer has taken everything, with `pieces` empty; an error leaves it open how
+    /// much went out.
+    fn write_out(&self, pieces: &mut Vec<Bytes>) -> impl Future<Output = Result<()>>;
+
+    /// As `write_out`, for pieces in a list of their own.
+    fn write(&self, mut pieces: Vec<Bytes>) -> impl Future<Output = Result<()>> {
+        async move { self.write_out(&mut pieces).await }
+    }
 
     /// Ends both directions; pending reads and writes return.
     fn shutdown(&self);

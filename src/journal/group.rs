@@ -36,9 +36,15 @@ pub struct Sealed {
 }
 
 impl Filling {
-    fn new(sequence: u64, previous: u64, address: u64, mut buffer: AlignedBuffer) -> Filling {
+    /// `directory` is empty, its memory that of a group before.
+    fn new(
+        (sequence, previous): (u64, u64),
+        address: u64,
+        mut buffer: AlignedBuffer,
+        directory: Vec<u8>,
+    ) -> Filling {
         buffer.set_len(HEADER_BYTES);
-        Filling { sequence, previous, address, buffer, directory: Vec::new(), entries: 0 }
+        Filling { sequence, previous, address, buffer, directory, entries: 0 }
     }
 
     /// Bytes of the group if an entry of `body` bytes is added.
@@ -77,25 +83,27 @@ impl Filling {
         }
     }
 
-    /// Header, directory and padding. `flushed` is the last group that is durable at this moment,
-    /// which must be the one at which the write begins: a later one that says less would let
+    /// Header, directory and padding. It names the last group that is flushed at this moment, which
+    /// must be the moment at which the write begins: a later one that says less would let
     /// recovery take a damaged group for a torn one.
-    pub fn seal(mut self, journal_id: u64, flushed: u64, file_bytes: u64) -> Sealed {
+    pub fn seal<I: Io>(mut self, state: &mut State<I>, file_bytes: u64) -> Sealed {
         let directory_at = self.buffer.len();
         let length = self.bytes();
         self.buffer.set_len(length);
         let header = GroupHeader {
-            journal_id,
+            journal_id: state.journal_id,
             sequence: self.sequence,
             address: self.address,
             length: u32::try_from(length).unwrap_or(u32::MAX),
             directory_at: u32::try_from(directory_at).unwrap_or(u32::MAX),
             entries: self.entries,
-            flushed,
+            flushed: state.flushed.sequence,
             previous: self.previous,
             file_bytes,
         };
         header.seal(&mut self.buffer, &self.directory);
+        self.directory.clear();
+        state.spare_directory = self.directory;
         let memory = self.buffer.capacity();
         let bytes = self.buffer.freeze();
         Sealed { sequence: self.sequence, address: self.address, bytes, memory }
@@ -182,7 +190,8 @@ impl<I: Io> State<I> {
             self.files.left(left, end);
         }
         let (sequence, previous) = (self.next_sequence, self.newest_sequence);
-        self.filling = Some(Filling::new(sequence, previous, address, buffer));
+        let directory = std::mem::take(&mut self.spare_directory);
+        self.filling = Some(Filling::new((sequence, previous), address, buffer, directory));
         self.newest_sequence = sequence;
         self.next_sequence += 1;
         Ok(())

@@ -239,6 +239,8 @@ struct State<I: Io> {
     /// The sequence of the group that was begun last.
     newest_sequence: u64,
     filling: Option<Filling>,
+    /// An empty directory of a group that is written, to be filled again.
+    spare_directory: Vec<u8>,
     /// Bytes of the group that was sealed last.
     sealed_bytes: usize,
     /// Groups that take no more entries and wait for the disk.
@@ -552,6 +554,7 @@ impl<I: Io> Inner<I> {
             next_sequence: recovered.next_sequence,
             newest_sequence: recovered.accepted_sequence,
             filling: None,
+            spare_directory: Vec::new(),
             sealed_bytes: 0,
             waiting: VecDeque::new(),
             pending_bytes: 0,

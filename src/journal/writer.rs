@@ -66,10 +66,7 @@ async fn next_group<I: Io>(inner: &Rc<Inner<I>>) -> Option<Filling> {
 
 async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
     let file_bytes = inner.settings.file_bytes;
-    let group = {
-        let state = inner.state.borrow();
-        group.seal(state.journal_id, state.flushed.sequence, file_bytes)
-    };
+    let group = group.seal(&mut inner.state.borrow_mut(), file_bytes);
     let Some(file) = inner.state.borrow().files.get(group.address / file_bytes) else {
         unreachable!("a group is placed in a file that is open");
     };

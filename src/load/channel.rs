@@ -141,12 +141,12 @@ impl<S: Stream> Secured<S> {
         }
     }
 
-    async fn write(&self, pieces: Vec<Bytes>) -> io::Result<()> {
+    async fn write_out(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
         {
             let mut tls = self.tls.borrow_mut();
             let mut writer = tls.writer();
-            for piece in &pieces {
-                writer.write_all(piece)?;
+            for piece in pieces.drain(..) {
+                writer.write_all(&piece)?;
             }
         }
         self.flush().await
@@ -177,10 +177,10 @@ impl<S: Stream> Stream for Channel<S> {
         }
     }
 
-    async fn write(&self, pieces: Vec<Bytes>) -> io::Result<()> {
+    async fn write_out(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
         match self {
-            Channel::Plain(stream) => stream.write(pieces).await,
-            Channel::Secured(secured) => secured.write(pieces).await,
+            Channel::Plain(stream) => stream.write_out(pieces).await,
+            Channel::Secured(secured) => secured.write_out(pieces).await,
         }
     }
 

@@ -25,6 +25,7 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::{Log, Owner};
+use crate::base::few::Few;
 use crate::base::ids::{Offset, PartitionId};
 use crate::io::Io;
 use crate::wire::records;
@@ -38,7 +39,7 @@ const ENDS_MAX: usize = 64;
 
 /// Records that are on their way; `None` if they could not be read, which the reader then finds
 /// out for itself.
-type Gathering = Shared<LocalBoxFuture<'static, Option<Vec<Bytes>>>>;
+type Gathering = Shared<LocalBoxFuture<'static, Option<Few<Bytes>>>>;
 
 struct Stretch {
     partition: PartitionId,
@@ -115,7 +116,7 @@ impl<I: Io> Owner<I> {
         log: &Log,
         from: Offset,
         (bytes_max, at_least_one): (usize, bool),
-    ) -> std::io::Result<Vec<Bytes>> {
+    ) -> std::io::Result<Few<Bytes>> {
         if !self.is_cold(log, from) {
             return self.gather(log, from, (bytes_max, at_least_one)).await;
         }
@@ -187,7 +188,7 @@ mod tests {
     const TWO: PartitionId = PartitionId { topic: TopicNumber(1), index: 1 };
 
     fn hold(ahead: &Ahead, partition: PartitionId, from: Offset, moves: u64) {
-        let gathering = std::future::ready(Some(vec![Bytes::from_static(b"batch")]));
+        let gathering = std::future::ready(Some(Few::from_iter([Bytes::from_static(b"batch")])));
         let gathering = gathering.boxed_local().shared();
         ahead.hold(Stretch { partition, from, moves, gathering, was_read: false });
     }

@@ -12,11 +12,12 @@ use bytes::Bytes;
 
 use super::line::Place;
 use super::{Extent, Log, Owner, prepare};
+use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
 use crate::config::TopicConfig;
 use crate::io::Io;
-use crate::io::mailbox::oneshot;
+use crate::io::reply::{Replies, Reply};
 use crate::journal::{Entry, EntryKind, Position};
 use crate::producer::{Claim, Verdict};
 use crate::wire::error::ErrorCode;
@@ -51,8 +52,11 @@ pub struct ProduceAnswer {
     pub log_append_time: i64,
 }
 
-/// Where the answers of one core's share go, in the order of its parts.
-pub type ProduceReply = oneshot::Sender<Vec<ProduceAnswer>>;
+/// The answers of one core's share, in the order of its parts.
+pub type ProduceAnswers = Few<ProduceAnswer>;
+
+/// Where they go.
+pub type ProduceReply = Reply<ProduceAnswers>;
 
 impl ProduceAnswer {
     pub fn refused(error: ErrorCode, message: impl Into<Option<String>>) -> ProduceAnswer {
@@ -88,13 +92,39 @@ pub(super) struct Admitted {
     position: Position,
 }
 
+/// What has become of the parts of a request.
+pub(super) struct Outcomes {
+    answers: ProduceAnswers,
+    /// The newest position that one of them waits for.
+    last: Option<Position>,
+}
+
+impl Outcomes {
+    pub(super) fn of(parts: usize) -> Outcomes {
+        Outcomes { answers: Few::with_capacity(parts), last: None }
+    }
+
+    pub(super) fn push(&mut self, outcome: Result<Admitted, ProduceAnswer>) {
+        let answer = outcome.map(|admitted| {
+            self.last = self.last.max(Some(admitted.position));
+            admitted.answer
+        });
+        self.answers.push(answer.unwrap_or_else(|refused| refused));
+    }
+}
+
 impl<I: Io> Owner<I> {
+    /// For the answers to `produce`, on any core.
+    pub fn produce_replies(&self) -> &Replies<ProduceAnswers> {
+        &self.produce_replies
+    }
+
     /// Admits `parts` in order and sends their answers through `reply` when `acks` says.
     /// Returns when everything is admitted, refused, or has its turn: what is produced later comes
     /// behind it. The answers follow by themselves.
     pub async fn produce(
         self: &Rc<Self>,
-        parts: Vec<ProducePart>,
+        parts: Few<ProducePart>,
         acks: Acks,
         reply: ProduceReply,
     ) {
@@ -106,7 +136,7 @@ impl<I: Io> Owner<I> {
     /// behind it through the same lane does not wait to stand there, too.
     pub async fn produce_from_afar(
         self: &Rc<Self>,
-        parts: Vec<ProducePart>,
+        parts: Few<ProducePart>,
         acks: Acks,
         reply: ProduceReply,
     ) {
@@ -124,7 +154,7 @@ impl<I: Io> Owner<I> {
     async fn produce_at(
         self: &Rc<Self>,
         place: Place,
-        parts: Vec<ProducePart>,
+        parts: Few<ProducePart>,
         acks: Acks,
         reply: ProduceReply,
     ) {
@@ -132,30 +162,15 @@ impl<I: Io> Owner<I> {
         if self.must_wait(&parts) {
             return self.produce_later(parts, acks, reply);
         }
-        let mut admitted = Vec::with_capacity(parts.len());
+        let mut outcomes = Outcomes::of(parts.len());
         for part in parts {
-            admitted.push(self.admit(part).await);
+            outcomes.push(self.admit(part).await);
         }
-        self.answer_admitted(admitted, acks, reply);
+        self.answer_admitted(outcomes, acks, reply);
     }
 
-    pub(super) fn answer_admitted(
-        &self,
-        admitted: Vec<Result<Admitted, ProduceAnswer>>,
-        acks: Acks,
-        reply: ProduceReply,
-    ) {
-        let mut answers = Vec::with_capacity(admitted.len());
-        let mut last = None;
-        for admitted in admitted {
-            match admitted {
-                Ok(admitted) => {
-                    last = last.max(Some(admitted.position));
-                    answers.push(admitted.answer);
-                }
-                Err(refused) => answers.push(refused),
-            }
-        }
+    pub(super) fn answer_admitted(&self, outcomes: Outcomes, acks: Acks, reply: ProduceReply) {
+        let Outcomes { answers, last } = outcomes;
         match (acks, last) {
             // The newest position keeps the queue in order; it is this request's own, unless
             // every part was a duplicate.
@@ -163,7 +178,7 @@ impl<I: Io> Owner<I> {
                 self.settling.answer(self.settling.newest(), reply, answers);
             }
             // The connection may be gone.
-            _ => drop(reply.send(answers)),
+            _ => reply.send(answers),
         }
     }
 

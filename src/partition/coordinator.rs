@@ -15,14 +15,16 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::append::{ProduceAnswer, ProducePart};
+use super::append::{ProduceAnswer, ProduceAnswers, ProducePart};
 use super::{FetchPart, Owner};
+use crate::base::few::Few;
 use crate::base::ids::PartitionId;
 use crate::base::limits;
 use crate::base::time::Instant;
 use crate::group::{self, Answer, Effect, Groups, Input, Now, Request, Ticket, WriteId};
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
+use crate::io::reply::Awaited;
 use crate::metadata::OFFSETS_TOPIC;
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{
@@ -145,7 +147,7 @@ impl<I: Io> Owner<I> {
     async fn append_records(
         self: &Rc<Self>,
         write: &Write,
-    ) -> Result<oneshot::Receiver<Vec<ProduceAnswer>>, ErrorCode> {
+    ) -> Result<Awaited<ProduceAnswers>, ErrorCode> {
         let partition = self.offsets_partition(&write.group_id);
         let partition = partition.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
         let timestamp = self.io().wall().0;
@@ -160,8 +162,8 @@ impl<I: Io> Owner<I> {
         }
         let records =
             batch.build(Codec::None).map_err(|_| ErrorCode::INVALID_COMMIT_OFFSET_SIZE)?;
-        let (reply, answer) = oneshot::channel();
-        let parts = vec![ProducePart { partition, records }];
+        let (reply, answer) = self.produce_replies().pair();
+        let parts = Few::from_iter([ProducePart { partition, records }]);
         self.produce(parts, super::Acks::Committed, reply).await;
         Ok(answer)
     }

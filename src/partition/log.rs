@@ -386,18 +386,20 @@ impl PartitionLog {
 
     /// The settled extents from the one that holds `from` on, until they hold `bytes_max`; at
     /// least one if there is any.
-    pub fn extents_from(&self, from: Offset, bytes_max: usize) -> Vec<Extent> {
+    pub fn extents_from(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+    ) -> impl Iterator<Item = Extent> + '_ {
         let first = self.extents.partition_point(|extent| extent.next <= from);
-        let mut left = bytes_max;
-        let mut found = Vec::new();
-        for extent in self.extents.range(first..) {
-            if extent.next > self.high_watermark || (left == 0 && !found.is_empty()) {
-                break;
-            }
-            left = left.saturating_sub(extent.location.length as usize);
-            found.push(*extent);
-        }
-        found
+        let settled = self.extents.range(first..);
+        let settled = settled.take_while(|extent| extent.next <= self.high_watermark);
+        settled.copied().scan(Some(bytes_max), |left, extent| {
+            let before = (*left)?;
+            let after = before.saturating_sub(extent.location.length as usize);
+            *left = (after > 0).then_some(after);
+            Some(extent)
+        })
     }
 
     /// The settled extent that holds `offset`, or the next one.
@@ -412,7 +414,7 @@ impl PartitionLog {
         if self.segment_from(from).is_some() {
             return enough;
         }
-        self.extents_from(from, enough).iter().map(|extent| extent.location.length as usize).sum()
+        self.extents_from(from, enough).map(|extent| extent.location.length as usize).sum()
     }
 
     /// The first place at or behind `from` whose greatest timestamp is at least `timestamp`.
@@ -464,7 +466,7 @@ impl PartitionLog {
 
     /// Tells `watch` of everything that settles from here on.
     pub fn watch(&mut self, watch: Arc<FetchWatch>) {
-        self.watches.retain(|watch| !watch.is_done());
+        self.watches.retain(|watch| !watch.is_over());
         self.watches.push(watch);
     }
 

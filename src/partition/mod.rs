@@ -65,12 +65,13 @@ use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::pace::ReadPace;
+use crate::io::reply::Replies;
 use crate::journal::Journal;
 use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
 pub use account::{Account, Lost, recovered_name};
-pub use append::{Acks, ProduceAnswer, ProducePart, ProduceReply};
+pub use append::{Acks, ProduceAnswer, ProduceAnswers, ProducePart, ProduceReply};
 pub use checkpoint::Checkpoint;
 pub use controller::Controller;
 pub use directories::{Directories, cores_in_words, directory_of};
@@ -82,7 +83,7 @@ pub use recover::{Recovered, recover};
 pub use reshard::{Moved, Resharding, reshard};
 pub use shared::Shared;
 pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
-pub use watch::{FetchWait, FetchWatch};
+pub use watch::{FetchWait, FetchWatch, Watches};
 
 /// A partition's state, shared between the tasks of its core.
 type Log = Rc<RefCell<PartitionLog>>;
@@ -99,6 +100,7 @@ pub struct Owner<I: Io> {
     journal: Journal<I>,
     logs: RefCell<Logs>,
     settling: settle::Settling,
+    produce_replies: Replies<ProduceAnswers>,
     controller: Controller,
     coordinator: coordinator::Coordinator,
     store: Store<I>,
@@ -149,6 +151,7 @@ impl<I: Io> Owner<I> {
             journal: recovered.journal,
             logs: RefCell::new(recovered.logs),
             settling: settle::Settling::new(),
+            produce_replies: Replies::new(),
             controller: Controller::default(),
             coordinator: coordinator::Coordinator::new(group_settings),
             store,

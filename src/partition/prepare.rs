@@ -13,8 +13,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Owner;
-use super::append::{Acks, ProduceAnswer, ProducePart, ProduceReply, Ready, check_key};
+use super::append::{Acks, Outcomes, ProduceAnswer, ProducePart, ProduceReply, Ready, check_key};
 use super::turns::Turn;
+use crate::base::few::Few;
 use crate::base::limits;
 use crate::config::{CompressionType, TopicConfig};
 use crate::io::Io;
@@ -66,19 +67,19 @@ impl<I: Io> Owner<I> {
     /// As `produce`, behind what its partitions wait for, in the background.
     pub(super) fn produce_later(
         self: &Rc<Self>,
-        parts: Vec<ProducePart>,
+        parts: Few<ProducePart>,
         acks: Acks,
         reply: ProduceReply,
     ) {
         let turns: Vec<Turn> = parts.iter().map(|part| self.turns.take(part.partition)).collect();
         let owner = self.clone();
         self.io().spawn("produce", async move {
-            let mut admitted = Vec::with_capacity(parts.len());
+            let mut outcomes = Outcomes::of(parts.len());
             for (part, turn) in parts.into_iter().zip(turns) {
                 turn.come().await;
-                admitted.push(owner.admit(part).await);
+                outcomes.push(owner.admit(part).await);
             }
-            owner.answer_admitted(admitted, acks, reply);
+            owner.answer_admitted(outcomes, acks, reply);
         });
     }
 

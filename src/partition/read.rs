@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Extent, FetchWatch, Log, Owner};
+use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::{Journal, Location};
@@ -23,10 +24,44 @@ const GAP_BYTES_MAX: u64 = 16 << 10;
 /// How often a read begins again because what it reads was moved.
 pub(super) const ATTEMPTS_MAX: u32 = 5;
 
-/// Where a stretch of records comes from.
-enum Source {
-    Cold(Segment),
-    Hot(Vec<Extent>),
+/// Records that are gathered for one answer.
+struct Gathered {
+    pieces: Few<Bytes>,
+    bytes: usize,
+    /// The offset at which it goes on.
+    next: Offset,
+    bytes_max: usize,
+    /// The first batch is given whatever its size.
+    at_least_one: bool,
+}
+
+impl Gathered {
+    /// Bytes that may be added, and whether one batch may be larger.
+    fn left(&self) -> (usize, bool) {
+        (self.bytes_max.saturating_sub(self.bytes), self.at_least_one && self.bytes == 0)
+    }
+
+    fn is_full(&self) -> bool {
+        self.left() == (0, false)
+    }
+
+    fn push(&mut self, batches: Bytes, next: Offset) {
+        self.bytes += batches.len();
+        self.next = next;
+        if !batches.is_empty() {
+            self.pieces.push(batches);
+        }
+    }
+
+    /// Adds of an entry's batches those from `next` on that fit; false if one does not.
+    fn push_entry(&mut self, extent: &Extent, entry: Bytes) -> bool {
+        let wanted = if extent.base < self.next { skip_batches(&entry, self.next) } else { entry };
+        let (bytes_max, at_least_one) = self.left();
+        let fitting = cut_batches(&wanted, bytes_max, at_least_one);
+        let fits = fitting.len() == wanted.len();
+        self.push(fitting, extent.next);
+        fits
+    }
 }
 
 /// What a fetch asks of one partition.
@@ -45,12 +80,12 @@ pub struct FetchedPart {
     pub error: ErrorCode,
     pub high_watermark: Offset,
     pub log_start: Offset,
-    pub records: Vec<Bytes>,
+    pub records: Few<Bytes>,
 }
 
 impl FetchedPart {
     fn failed(error: ErrorCode) -> FetchedPart {
-        FetchedPart { error, high_watermark: -1, log_start: -1, records: Vec::new() }
+        FetchedPart { error, high_watermark: -1, log_start: -1, records: Few::new() }
     }
 
     /// The owner core has stopped.
@@ -73,9 +108,9 @@ impl<I: Io> Owner<I> {
         self: &Rc<Self>,
         parts: &[FetchPart],
         bytes_max: usize,
-    ) -> Vec<FetchedPart> {
+    ) -> Few<FetchedPart> {
         let mut left = bytes_max;
-        let mut answers = Vec::with_capacity(parts.len());
+        let mut answers = Few::with_capacity(parts.len());
         let mut is_first = true;
         for part in parts {
             let answer = self.read(part, left, is_first).await;
@@ -96,9 +131,10 @@ impl<I: Io> Owner<I> {
             }
             let Some(log) = self.log_to_write(&self.image(), part.partition) else { continue };
             let mut log = log.borrow_mut();
-            log.watch(watch.clone());
             let available = log.bytes_available(part.offset, part.bytes_max);
-            watch.add(u32::try_from(available).unwrap_or(u32::MAX));
+            if watch.add(u32::try_from(available).unwrap_or(u32::MAX)) {
+                log.watch(watch.clone());
+            }
         }
     }
 
@@ -150,7 +186,7 @@ impl<I: Io> Owner<I> {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
         let answer =
-            FetchedPart { error: ErrorCode::NONE, high_watermark, log_start, records: Vec::new() };
+            FetchedPart { error: ErrorCode::NONE, high_watermark, log_start, records: Few::new() };
         Ok((answer, log.filter(|_| part.offset < high_watermark)))
     }
 
@@ -161,45 +197,31 @@ impl<I: Io> Owner<I> {
         log: &Log,
         from: Offset,
         (bytes_max, at_least_one): (usize, bool),
-    ) -> std::io::Result<Vec<Bytes>> {
-        let mut pieces: Vec<Bytes> = Vec::new();
-        let mut bytes = 0;
-        let mut next = from;
+    ) -> std::io::Result<Few<Bytes>> {
+        let (pieces, bytes, next) = (Few::new(), 0, from);
+        let mut gathered = Gathered { pieces, bytes, next, bytes_max, at_least_one };
         let mut attempts = 0;
         loop {
-            if log.borrow().log_start() > next {
+            if log.borrow().log_start() > gathered.next {
                 let gone =
                     || std::io::Error::new(std::io::ErrorKind::NotFound, "deleted meanwhile");
+                let pieces = gathered.pieces;
                 return if pieces.is_empty() { Err(gone()) } else { Ok(pieces) };
             }
+            if gathered.is_full() {
+                return Ok(gathered.pieces);
+            }
             let moves = log.borrow().moves();
-            let left = (bytes_max.saturating_sub(bytes), at_least_one && bytes == 0);
-            let found = match log.borrow().segment_from(next) {
-                Some(_) if left.0 == 0 && !left.1 => return Ok(pieces),
-                Some(segment) => Source::Cold(segment),
-                None => Source::Hot(log.borrow().extents_from(next, left.0)),
-            };
-            let outcome = match found {
-                Source::Cold(segment) => self.read_cold(log, &segment, next, left).await,
-                Source::Hot(extents) => {
-                    let read = self.collect(log, next, &extents, left).await;
-                    read.map(|mut last| {
-                        pieces.append(&mut last);
-                        None
-                    })
-                }
+            let segment = log.borrow().segment_from(gathered.next);
+            let outcome = match segment {
+                Some(segment) => self.read_cold(log, &segment, &mut gathered).await,
+                None => self.read_hot(log, &mut gathered).await,
             };
             match outcome {
-                Ok(None) => return Ok(pieces),
-                Ok(Some(span)) => {
-                    bytes += span.batches.len();
-                    next = span.next;
-                    if !span.batches.is_empty() {
-                        pieces.push(span.batches);
-                    }
-                }
+                Ok(true) => {}
+                Ok(false) => return Ok(gathered.pieces),
                 // What there is already is given; the next fetch meets the error first.
-                Err(_) if bytes > 0 => return Ok(pieces),
+                Err(_) if gathered.bytes > 0 => return Ok(gathered.pieces),
                 Err(error) if log.borrow().moves() == moves || attempts >= ATTEMPTS_MAX => {
                     return Err(error);
                 }
@@ -208,57 +230,50 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    /// One stretch of a segment; `None` if its first batch is too large for what is left.
+    /// Adds one stretch of a segment; false if its first batch is too large for what is left.
     async fn read_cold(
         &self,
         log: &Log,
         segment: &Segment,
-        from: Offset,
-        (bytes_max, at_least_one): (usize, bool),
-    ) -> std::io::Result<Option<Span>> {
+        gathered: &mut Gathered,
+    ) -> std::io::Result<bool> {
         let id = segment.id(log.borrow().id());
-        let Span { batches, next } = self.store.read(id, segment, from, bytes_max).await?;
-        let span = Span { batches: self.with_true_epochs(log, batches), next };
-        if span.batches.len() > bytes_max && !at_least_one {
-            return Ok(None);
+        let (bytes_max, at_least_one) = gathered.left();
+        let Span { batches, next } = self.store.read(id, segment, gathered.next, bytes_max).await?;
+        let batches = self.with_true_epochs(log, batches);
+        let fits = batches.len() <= bytes_max || at_least_one;
+        if fits {
+            gathered.push(batches, next);
         }
-        Ok(Some(span))
+        Ok(fits)
     }
 
-    /// The batches of `extents` from the one that holds `from` on, at most `bytes_max` of them but
-    /// one in any case if `at_least_one`.
-    async fn collect(
-        &self,
-        log: &Log,
-        from: Offset,
-        extents: &[Extent],
-        (bytes_max, at_least_one): (usize, bool),
-    ) -> std::io::Result<Vec<Bytes>> {
-        let mut pieces: Vec<Bytes> = Vec::with_capacity(extents.len());
-        let mut bytes = 0;
-        let mut next = 0;
-        while let Some(extent) = extents.get(next) {
-            let mut run = vec![(*extent, self.journal().tail(extent.location))];
-            if run.iter().any(|(_, tail)| tail.is_none()) {
-                run = self.read_span(log, &extents[next..]).await?;
-            }
-            next += run.len();
-            for (extent, piece) in run {
-                let piece = piece.unwrap_or_default();
-                let piece = if extent.base < from { skip_batches(&piece, from) } else { piece };
-                let piece = cut_batches(
-                    &piece,
-                    bytes_max.saturating_sub(bytes),
-                    at_least_one && bytes == 0,
-                );
-                if piece.is_empty() {
-                    return Ok(pieces);
-                }
-                bytes += piece.len();
-                pieces.push(piece);
+    /// Adds what is in the journal: all that is in memory, then one stretch of a file; false if
+    /// nothing follows that is settled and fits.
+    async fn read_hot(&self, log: &Log, gathered: &mut Gathered) -> std::io::Result<bool> {
+        if !self.read_tail(log, gathered) {
+            return Ok(false);
+        }
+        let bytes_max = gathered.left().0;
+        let extents: Vec<Extent> = log.borrow().extents_from(gathered.next, bytes_max).collect();
+        for (extent, entry) in self.read_span(log, &extents).await? {
+            if !gathered.push_entry(&extent, entry) {
+                return Ok(false);
             }
         }
-        Ok(pieces)
+        Ok(!extents.is_empty())
+    }
+
+    /// Adds what is in memory; whether an entry follows that is in a file only.
+    fn read_tail(&self, log: &Log, gathered: &mut Gathered) -> bool {
+        let log = log.borrow();
+        for extent in log.extents_from(gathered.next, gathered.left().0) {
+            let Some(entry) = self.journal().tail(extent.location) else { return true };
+            if !gathered.push_entry(&extent, entry) {
+                return false;
+            }
+        }
+        false
     }
 
     /// Reads the first extents that lie close together with one read of the file.
@@ -266,7 +281,7 @@ impl<I: Io> Owner<I> {
         &self,
         log: &Log,
         extents: &[Extent],
-    ) -> std::io::Result<Vec<(Extent, Option<Bytes>)>> {
+    ) -> std::io::Result<Vec<(Extent, Bytes)>> {
         let Some(first) = extents.first() else { return Ok(Vec::new()) };
         let start = first.location.address;
         let file_bytes = self.journal().file_bytes();
@@ -295,7 +310,7 @@ impl<I: Io> Owner<I> {
             let piece = span.slice(at..at + extent.location.length as usize);
             verify(extent, &piece)
                 .map_err(|why| damaged_in_journal(self.journal(), extent, &why))?;
-            found.push((*extent, Some(self.with_true_epochs(log, piece))));
+            found.push((*extent, self.with_true_epochs(log, piece)));
         }
         Ok(found)
     }
@@ -369,8 +384,8 @@ fn skip_batches(bytes: &Bytes, from: Offset) -> Bytes {
 
 /// The leading batches of `pieces` that fit `bytes_max`; the first one in any case if
 /// `at_least_one`.
-pub(super) fn cut_pieces(pieces: Vec<Bytes>, bytes_max: usize, at_least_one: bool) -> Vec<Bytes> {
-    let mut cut = Vec::with_capacity(pieces.len());
+pub(super) fn cut_pieces(pieces: Few<Bytes>, bytes_max: usize, at_least_one: bool) -> Few<Bytes> {
+    let mut cut = Few::with_capacity(pieces.len());
     let mut bytes = 0;
     for piece in pieces {
         let left = bytes_max.saturating_sub(bytes);

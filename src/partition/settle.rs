@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::append::{ProduceAnswer, ProduceReply};
+use super::append::{ProduceAnswer, ProduceAnswers, ProduceReply};
 use super::{Log, Owner};
 use crate::base::ids::Offset;
 use crate::io::Io;
@@ -37,7 +37,7 @@ enum What {
     /// A partition's records up to `next`.
     Appended { log: Log, next: Offset, bytes: u32 },
     /// A produce request's share of this core.
-    Answer { reply: ProduceReply, answers: Vec<ProduceAnswer> },
+    Answer { reply: ProduceReply, answers: ProduceAnswers },
     /// Anything else that must not happen before.
     Notice { reply: oneshot::Sender<bool> },
 }
@@ -56,7 +56,7 @@ impl Settling {
         self.push(position, What::Appended { log, next, bytes });
     }
 
-    pub fn answer(&self, position: Position, reply: ProduceReply, answers: Vec<ProduceAnswer>) {
+    pub fn answer(&self, position: Position, reply: ProduceReply, answers: ProduceAnswers) {
         self.push(position, What::Answer { reply, answers });
     }
 
@@ -108,7 +108,7 @@ impl What {
         match self {
             What::Appended { log, next, bytes } => log.borrow_mut().settled(next, bytes),
             // A receiver that is gone belongs to a closed connection.
-            What::Answer { reply, answers } => drop(reply.send(answers)),
+            What::Answer { reply, answers } => reply.send(answers),
             What::Notice { reply } => drop(reply.send(true)),
         }
     }
@@ -118,7 +118,7 @@ impl What {
             What::Appended { .. } => {}
             What::Answer { reply, mut answers } => {
                 answers.iter_mut().for_each(ProduceAnswer::fail_storage);
-                drop(reply.send(answers));
+                reply.send(answers);
             }
             What::Notice { reply } => drop(reply.send(false)),
         }

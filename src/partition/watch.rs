@@ -4,17 +4,24 @@
 //!
 //! Invariants
 //!   W1  A watch that has seen at least the bytes it needs, or was fired, wakes its waiter.
-//!   W2  A watch whose waiter is gone is done; partitions forget it at their next chance.
+//!   W2  A watch that has fired or whose waiter is gone is over; partitions forget it at their next
+//!       chance.
+//!   W3  A watch is used for another wait only when no partition knows it any more.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use atomic_waker::AtomicWaker;
 
+/// Watches kept for other waits: more fetches than this seldom wait on a core.
+const SPARE_MAX: usize = 1024;
+
 /// See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FetchWatch {
     missing: AtomicU64,
     seen: AtomicU64,
@@ -27,30 +34,37 @@ pub struct FetchWatch {
 #[derive(Debug)]
 pub struct FetchWait {
     watch: Arc<FetchWatch>,
+    spare: Spare,
+}
+
+/// The watches of one core's waits, used again.
+#[derive(Default)]
+pub struct Watches {
+    spare: Spare,
+}
+
+type Spare = Rc<RefCell<Vec<Arc<FetchWatch>>>>;
+
+impl Watches {
+    /// A watch that fires once `missing` bytes have settled.
+    pub fn begin(&self, missing: u64) -> (Arc<FetchWatch>, FetchWait) {
+        let watch = self.spare.borrow_mut().pop().unwrap_or_default();
+        watch.missing.store(missing, Ordering::Release);
+        (watch.clone(), FetchWait { watch, spare: self.spare.clone() })
+    }
 }
 
 impl FetchWatch {
-    /// A watch that fires once `missing` bytes have settled.
-    pub fn new(missing: u64) -> (Arc<FetchWatch>, FetchWait) {
-        let watch = Arc::new(FetchWatch {
-            missing: AtomicU64::new(missing),
-            seen: AtomicU64::new(0),
-            fired: AtomicBool::new(false),
-            done: AtomicBool::new(false),
-            waker: AtomicWaker::new(),
-        });
-        (watch.clone(), FetchWait { watch })
-    }
-
-    /// `bytes` more have settled; false when nobody waits any more.
+    /// `bytes` more have settled; false when nobody waits for more.
     pub fn add(&self, bytes: u32) -> bool {
-        if self.is_done() {
+        if self.is_over() {
             return false;
         }
         let bytes = u64::from(bytes);
         let seen = self.seen.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes);
         if seen >= self.missing.load(Ordering::Acquire) {
             self.fire();
+            return false;
         }
         true
     }
@@ -61,8 +75,8 @@ impl FetchWatch {
         self.waker.wake();
     }
 
-    pub fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
+    pub fn is_over(&self) -> bool {
+        self.done.load(Ordering::Acquire) || self.fired.load(Ordering::Acquire)
     }
 }
 
@@ -82,7 +96,14 @@ impl FetchWait {
 
 impl Drop for FetchWait {
     fn drop(&mut self) {
-        self.watch.done.store(true, Ordering::Release);
+        let mut spare = self.spare.borrow_mut();
+        match Arc::get_mut(&mut self.watch) {
+            Some(watch) if spare.len() < SPARE_MAX => {
+                *watch = FetchWatch::default();
+                spare.push(self.watch.clone());
+            }
+            _ => self.watch.done.store(true, Ordering::Release),
+        }
     }
 }
 
@@ -94,17 +115,35 @@ mod tests {
 
     #[test]
     fn a_watch_fires_when_the_missing_bytes_have_come_from_anywhere() {
-        let (watch, wait) = FetchWatch::new(100);
+        let (watch, wait) = Watches::default().begin(100);
         assert!(watch.add(60));
         assert_eq!(wait.fired().now_or_never(), None);
-        assert!(watch.add(40));
+        assert!(!watch.add(40), "it needs no more");
         assert_eq!(wait.fired().now_or_never(), Some(()));
     }
 
     #[test]
     fn a_watch_without_a_waiter_is_forgotten() {
-        let (watch, wait) = FetchWatch::new(1);
+        let (watch, wait) = Watches::default().begin(1);
         drop(wait);
         assert!(!watch.add(1));
+    }
+
+    #[test]
+    fn a_watch_is_used_again_once_no_partition_knows_it() {
+        let watches = Watches::default();
+        let (watch, wait) = watches.begin(1);
+        drop(wait);
+        let (other, wait) = watches.begin(1);
+        assert!(!Arc::ptr_eq(&watch, &other), "a partition knows the first one");
+        assert!(!other.add(1));
+        let place = Arc::as_ptr(&other);
+        drop(other);
+        assert_eq!(wait.fired().now_or_never(), Some(()));
+        drop(wait);
+        let (again, wait) = watches.begin(5);
+        assert_eq!(Arc::as_ptr(&again), place);
+        assert!(again.add(4));
+        assert_eq!(wait.fired().now_or_never(), None, "nothing is left of the wait before");
     }
 }

@@ -1,14 +1,148 @@
-//! A Fetch response written as pieces: headers of our own and record bytes by reference.
+//! Fetch in place: a request read in one bounded walk, and a response written as pieces, headers of
+//! our own and record bytes by reference.
 //!
 //!     | length | header | ... partition header | records | partition tail | ... |
-//!       '---- owned piece ------------------'   counted   '--- owned piece ---
+//!       '---- in the buffer ----------------'   counted   '-- in the buffer --
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::api::ApiKey;
+use super::api::fetch::ReplicaState;
 use super::error::ErrorCode;
 use super::header::put_response_header;
-use super::primitive::{Context, Uuid, Wire, put_bytes_length, put_count, put_unsigned_varint};
+use super::pieces::{FrameStart, Pieces};
+use super::primitive::{
+    Context, DecodeError, Reader, Uuid, Wire, put_bytes_length, put_count, put_unsigned_varint,
+};
+use super::produce::{TopicRef, read_count, read_topic};
+use crate::base::few::Few;
+
+/// The request's own fields, those that the broker goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchAsked {
+    pub max_wait_ms: i32,
+    pub min_bytes: i32,
+    pub max_bytes: i32,
+    /// 0 and -1 in versions without sessions.
+    pub session_id: i32,
+    pub session_epoch: i32,
+}
+
+/// What is asked of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionAsked {
+    pub index: i32,
+    pub leader_epoch: i32,
+    pub offset: i64,
+    pub bytes_max: i32,
+}
+
+/// What the walk meets, in the order of the request.
+pub trait FetchSink<'a> {
+    fn topic(&mut self, topic: TopicRef<'a>);
+
+    fn partition(&mut self, asked: PartitionAsked);
+
+    /// A partition that the session is to forget.
+    fn forgotten(&mut self, topic: TopicRef<'a>, index: i32);
+}
+
+/// Reads `body` of `version`, telling `sink` of each topic and partition.
+pub fn read<'a>(
+    body: &'a [u8],
+    version: i16,
+    sink: &mut impl FetchSink<'a>,
+) -> Result<FetchAsked, DecodeError> {
+    let context = ApiKey::Fetch.context(version);
+    let reader = &mut Reader::new(body);
+    let at = |field| move |error: DecodeError| error.within(field);
+    if version <= 14 {
+        reader.i32().map_err(at("replica_id"))?;
+    }
+    let max_wait_ms = reader.i32().map_err(at("max_wait_ms"))?;
+    let min_bytes = reader.i32().map_err(at("min_bytes"))?;
+    let mut asked = FetchAsked {
+        max_wait_ms,
+        min_bytes,
+        max_bytes: i32::MAX,
+        session_id: 0,
+        session_epoch: -1,
+    };
+    if version >= 3 {
+        asked.max_bytes = reader.i32().map_err(at("max_bytes"))?;
+    }
+    if version >= 4 {
+        reader.array::<1>().map_err(at("isolation_level"))?;
+    }
+    if version >= 7 {
+        asked.session_id = reader.i32().map_err(at("session_id"))?;
+        asked.session_epoch = reader.i32().map_err(at("session_epoch"))?;
+    }
+    for _ in 0..read_count(reader, context).map_err(at("topics"))? {
+        sink.topic(read_topic(reader, context).map_err(at("topics"))?);
+        for _ in 0..read_count(reader, context).map_err(at("partitions"))? {
+            sink.partition(read_partition(reader, context)?);
+        }
+        reader.skip_tags(context).map_err(at("topic tags"))?;
+    }
+    if version >= 7 {
+        read_forgotten(reader, context, sink)?;
+    }
+    if version >= 11 {
+        <&str>::decode(reader, context).map_err(at("rack_id"))?;
+    }
+    let known = reader.tags(context, |tag, value| match tag {
+        0 if version >= 12 => value.string(context).map(|_cluster_id| ()),
+        1 if version >= 15 => ReplicaState::decode(value, context).map(|_| ()),
+        _ => Ok(()),
+    });
+    known.map_err(at("tags"))?;
+    reader.end()?;
+    Ok(asked)
+}
+
+fn read_partition(
+    reader: &mut Reader<'_>,
+    context: Context,
+) -> Result<PartitionAsked, DecodeError> {
+    let at = |field| move |error: DecodeError| error.within(field);
+    let index = reader.i32().map_err(at("partition"))?;
+    let mut leader_epoch = -1;
+    if context.version >= 9 {
+        leader_epoch = reader.i32().map_err(at("current_leader_epoch"))?;
+    }
+    let offset = reader.i64().map_err(at("fetch_offset"))?;
+    if context.version >= 12 {
+        reader.i32().map_err(at("last_fetched_epoch"))?;
+    }
+    if context.version >= 5 {
+        reader.i64().map_err(at("log_start_offset"))?;
+    }
+    let bytes_max = reader.i32().map_err(at("partition_max_bytes"))?;
+    let known = reader.tags(context, |tag, value| match tag {
+        0 if context.version >= 17 => Uuid::decode(value, context).map(|_directory| ()),
+        1 if context.version >= 18 => value.i64().map(|_high_watermark| ()),
+        _ => Ok(()),
+    });
+    known.map_err(at("partition tags"))?;
+    Ok(PartitionAsked { index, leader_epoch, offset, bytes_max })
+}
+
+fn read_forgotten<'a>(
+    reader: &mut Reader<'a>,
+    context: Context,
+    sink: &mut impl FetchSink<'a>,
+) -> Result<(), DecodeError> {
+    let at = |field| move |error: DecodeError| error.within(field);
+    for _ in 0..read_count(reader, context).map_err(at("forgotten_topics_data"))? {
+        let topic = read_topic(reader, context).map_err(at("forgotten_topics_data"))?;
+        for _ in 0..read_count(reader, context).map_err(at("partitions"))? {
+            sink.forgotten(topic, reader.i32().map_err(at("partitions"))?);
+        }
+        reader.skip_tags(context).map_err(at("forgotten topic tags"))?;
+    }
+    Ok(())
+}
 
 /// One partition of the answer.
 #[derive(Clone, Copy, Debug)]
@@ -21,44 +155,49 @@ pub struct FetchedHead {
 }
 
 /// Builds a Fetch response without copying records.
-pub struct FetchWriter {
+pub struct FetchWriter<'a> {
     context: Context,
-    /// The first one becomes the frame's length.
-    pieces: Vec<Bytes>,
-    open: BytesMut,
+    out: &'a mut Pieces,
+    start: FrameStart,
 }
 
-impl FetchWriter {
-    /// Begins a response; the frame's length is filled in by `finish`.
-    pub fn new(version: i16, correlation: i32, error: ErrorCode, session: i32) -> FetchWriter {
-        let mut open = BytesMut::with_capacity(256);
-        put_response_header(&mut open, ApiKey::Fetch, version, correlation);
-        open.put_i32(0); // throttle time
+impl FetchWriter<'_> {
+    /// Begins a response with this error of its own and this session.
+    pub fn new(
+        out: &mut Pieces,
+        (version, correlation): (i16, i32),
+        error: ErrorCode,
+        session: i32,
+    ) -> FetchWriter<'_> {
+        let start = out.begin_frame();
+        let head = out.head();
+        put_response_header(head, ApiKey::Fetch, version, correlation);
+        head.put_i32(0); // throttle time
         if version >= 7 {
-            open.put_i16(error.0);
-            open.put_i32(session);
+            head.put_i16(error.0);
+            head.put_i32(session);
         }
-        FetchWriter { context: ApiKey::Fetch.context(version), pieces: vec![Bytes::new()], open }
+        FetchWriter { context: ApiKey::Fetch.context(version), out, start }
     }
 
     /// Begins the list of `count` topics.
     pub fn topics(&mut self, count: usize) {
-        put_count(&mut self.open, Some(count), self.context);
+        put_count(self.out.head(), Some(count), self.context);
     }
 
     /// Begins a topic of `count` partitions.
     pub fn topic(&mut self, name: &str, id: Uuid, count: usize) {
         if self.context.version >= 13 {
-            id.encode(&mut self.open, self.context);
+            id.encode(self.out.head(), self.context);
         } else {
-            name.encode(&mut self.open, self.context);
+            name.encode(self.out.head(), self.context);
         }
-        put_count(&mut self.open, Some(count), self.context);
+        put_count(self.out.head(), Some(count), self.context);
     }
 
     /// One partition of the topic begun last.
-    pub fn partition(&mut self, head: FetchedHead, records: Vec<Bytes>) {
-        let out = &mut self.open;
+    pub fn partition(&mut self, head: FetchedHead, records: Few<Bytes>) {
+        let out = self.out.head();
         out.put_i32(head.index);
         out.put_i16(head.error.0);
         out.put_i64(head.high_watermark);
@@ -72,10 +211,7 @@ impl FetchWriter {
         }
         let length = records.iter().map(Bytes::len).sum();
         put_bytes_length(out, Some(length), self.context);
-        if length > 0 {
-            self.pieces.push(self.open.split().freeze());
-            self.pieces.extend(records);
-        }
+        records.into_iter().for_each(|piece| self.out.put(piece));
         self.end_structure();
     }
 
@@ -84,21 +220,15 @@ impl FetchWriter {
         self.end_structure();
     }
 
-    /// The whole frame, its length in front.
-    pub fn finish(mut self) -> Vec<Bytes> {
+    /// Ends the response.
+    pub fn finish(mut self) {
         self.end_structure();
-        self.pieces.push(self.open.split().freeze());
-        let length: usize = self.pieces.iter().map(Bytes::len).sum();
-        let length = u32::try_from(length).unwrap_or(u32::MAX);
-        if let Some(first) = self.pieces.first_mut() {
-            *first = Bytes::copy_from_slice(&length.to_be_bytes());
-        }
-        self.pieces
+        self.out.end_frame(self.start);
     }
 
     fn end_structure(&mut self) {
         if self.context.flexible {
-            put_unsigned_varint(&mut self.open, 0);
+            put_unsigned_varint(self.out.head(), 0);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod header;
 pub(crate) mod message;
 #[cfg(test)]
 pub(crate) mod oracle;
+pub mod pieces;
 pub mod primitive;
 pub mod produce;
 pub mod records;

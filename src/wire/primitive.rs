@@ -192,11 +192,21 @@ impl<'a> Reader<'a> {
 
     /// Skips the tagged fields of a flexible structure.
     pub fn skip_tags(&mut self, context: Context) -> Result<()> {
+        self.tags(context, |_, _| Ok(()))
+    }
+
+    /// Gives `look` each tagged field of a flexible structure, by its number.
+    pub fn tags(
+        &mut self,
+        context: Context,
+        mut look: impl FnMut(u32, &mut Reader<'a>) -> Result<()>,
+    ) -> Result<()> {
         if context.flexible {
             for _ in 0..self.unsigned_varint()? {
-                self.unsigned_varint()?;
+                let tag = self.unsigned_varint()?;
                 let length = self.unsigned_varint()?;
-                self.take(usize::try_from(length).map_err(|_| Reason::Length.at(""))?)?;
+                let length = usize::try_from(length).map_err(|_| Reason::Length.at(""))?;
+                look(tag, &mut Reader::new(self.take(length)?))?;
             }
         }
         Ok(())

@@ -1,16 +1,33 @@
-//! A Produce request read in place: one bounded walk that yields each partition's records as a
-//! range of the frame, so that they are never copied.
+//! Produce in place: a request read in one bounded walk that yields each partition's records as a
+//! range of the frame, so that they are never copied, and a response written without a tree of it.
 
 use std::ops::Range;
 
+use bytes::BufMut;
+
 use super::api::ApiKey;
-use super::primitive::{Context, DecodeError, Reader, Reason, Uuid, Wire};
+use super::api::produce::PartitionProduceResponse;
+use super::header::put_response_header;
+use super::pieces::{FrameStart, Pieces};
+use super::primitive::{
+    Context, DecodeError, Reader, Reason, Uuid, Wire, put_count, put_unsigned_varint,
+};
 
 /// How a request names a topic: by name up to version 12, by id from 13.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicRef<'a> {
     Name(&'a str),
     Id(Uuid),
+}
+
+impl<'a> TopicRef<'a> {
+    /// Empty and zero where the request does not say.
+    pub fn name_and_id(self) -> (&'a str, Uuid) {
+        match self {
+            TopicRef::Name(name) => (name, Uuid::ZERO),
+            TopicRef::Id(id) => ("", id),
+        }
+    }
 }
 
 /// The request's own fields.
@@ -61,15 +78,75 @@ pub fn read<'a>(
 }
 
 /// A list is never null here.
-fn read_count(reader: &mut Reader<'_>, context: Context) -> Result<usize, DecodeError> {
+pub(super) fn read_count(reader: &mut Reader<'_>, context: Context) -> Result<usize, DecodeError> {
     reader.count(context)?.ok_or(Reason::Null.at(""))
 }
 
-fn read_topic<'a>(reader: &mut Reader<'a>, context: Context) -> Result<TopicRef<'a>, DecodeError> {
+pub(super) fn read_topic<'a>(
+    reader: &mut Reader<'a>,
+    context: Context,
+) -> Result<TopicRef<'a>, DecodeError> {
     if context.version >= 13 {
         return Ok(TopicRef::Id(Uuid::decode(reader, context)?));
     }
     Ok(TopicRef::Name(<&str>::decode(reader, context)?))
+}
+
+/// Builds a Produce response, topic by topic.
+pub struct ProduceWriter<'a> {
+    context: Context,
+    out: &'a mut Pieces,
+    start: FrameStart,
+}
+
+impl ProduceWriter<'_> {
+    /// Begins a response of `topics` topics.
+    pub fn new(
+        out: &mut Pieces,
+        (version, correlation): (i16, i32),
+        topics: usize,
+    ) -> ProduceWriter<'_> {
+        let context = ApiKey::Produce.context(version);
+        let start = out.begin_frame();
+        put_response_header(out.head(), ApiKey::Produce, version, correlation);
+        put_count(out.head(), Some(topics), context);
+        ProduceWriter { context, out, start }
+    }
+
+    /// Begins a topic of `count` partitions.
+    pub fn topic(&mut self, name: &str, id: Uuid, count: usize) {
+        if self.context.version >= 13 {
+            id.encode(self.out.head(), self.context);
+        } else {
+            name.encode(self.out.head(), self.context);
+        }
+        put_count(self.out.head(), Some(count), self.context);
+    }
+
+    /// One partition of the topic begun last.
+    pub fn partition(&mut self, partition: &PartitionProduceResponse<'_>) {
+        partition.encode(self.out.head(), self.context);
+    }
+
+    /// Ends the topic begun last.
+    pub fn end_topic(&mut self) {
+        self.end_structure();
+    }
+
+    /// Ends the response.
+    pub fn finish(mut self) {
+        if self.context.version >= 1 {
+            self.out.head().put_i32(0); // throttle time
+        }
+        self.end_structure();
+        self.out.end_frame(self.start);
+    }
+
+    fn end_structure(&mut self) {
+        if self.context.flexible {
+            put_unsigned_varint(self.out.head(), 0);
+        }
+    }
 }
 
 #[cfg(test)]

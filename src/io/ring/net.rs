@@ -224,7 +224,7 @@ impl Stream for RingStream {
         }
     }
 
-    async fn write(&self, mut pieces: Vec<Bytes>) -> io::Result<()> {
+    async fn write_out(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
         pieces.retain(|piece| !piece.is_empty());
         let mut first = 0;
         let mut skip = 0;
@@ -243,6 +243,7 @@ impl Stream for RingStream {
                 first += 1;
             }
         }
+        pieces.clear();
         Ok(())
     }
 

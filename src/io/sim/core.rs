@@ -332,8 +332,8 @@ impl Stream for SimStream {
         .await
     }
 
-    async fn write(&self, pieces: Vec<Bytes>) -> io::Result<()> {
-        for mut left in pieces {
+    async fn write_out(&self, pieces: &mut Vec<Bytes>) -> io::Result<()> {
+        for mut left in pieces.drain(..) {
             while !left.is_empty() {
                 let sent = poll_fn(|context| {
                     network::poll_send(&self.inner, self.id, &left, context.waker())

@@ -4,14 +4,16 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use corelog::base::few::Few;
 use corelog::wire::api::{self, ApiKey};
 use corelog::wire::error::ErrorCode;
-use corelog::wire::fetch::{FetchWriter, FetchedHead};
+use corelog::wire::fetch::{self, FetchSink, FetchWriter, FetchedHead, PartitionAsked};
 use corelog::wire::header::{
     RequestHeader, RequestStart, decode_body, put_response_header, read_response_header,
 };
-use corelog::wire::primitive::{Reader, Wire};
-use corelog::wire::produce::{self, ProduceSink, TopicRef};
+use corelog::wire::pieces::Pieces;
+use corelog::wire::primitive::{Reader, Uuid, Wire};
+use corelog::wire::produce::{self, ProduceSink, ProduceWriter, TopicRef};
 
 /// Decodes a body, and what it encodes to.
 macro_rules! there_and_back {
@@ -90,6 +92,9 @@ pub fn request(data: &[u8]) {
     if api == ApiKey::Produce {
         produce_in_place(start.version, reader.rest());
     }
+    if api == ApiKey::Fetch {
+        fetch_in_place(start.version, reader.rest());
+    }
 }
 
 /// Key and version, then a response's frame without its length.
@@ -107,6 +112,11 @@ pub fn response(data: &[u8]) {
         && let Ok(response) = decode_body::<api::fetch::Response>(reader.rest(), api, version)
     {
         fetch_in_pieces(version, correlation, &response);
+    }
+    if api == ApiKey::Produce
+        && let Ok(response) = decode_body::<api::produce::Response>(reader.rest(), api, version)
+    {
+        produce_by_the_writer(version, correlation, &response);
     }
 }
 
@@ -159,10 +169,92 @@ fn produce_in_place(version: i16, body: &[u8]) {
     }
 }
 
+/// What the walk over a Fetch request met.
+#[derive(Default)]
+struct FetchWalk<'a> {
+    topics: Vec<(TopicRef<'a>, Vec<PartitionAsked>)>,
+    forgotten: Vec<(TopicRef<'a>, i32)>,
+}
+
+impl<'a> FetchSink<'a> for FetchWalk<'a> {
+    fn topic(&mut self, topic: TopicRef<'a>) {
+        self.topics.push((topic, Vec::new()));
+    }
+
+    fn partition(&mut self, asked: PartitionAsked) {
+        let (_, partitions) = self.topics.last_mut().expect("a topic comes before its partitions");
+        partitions.push(asked);
+    }
+
+    fn forgotten(&mut self, topic: TopicRef<'a>, index: i32) {
+        self.forgotten.push((topic, index));
+    }
+}
+
+fn fetch_in_place(version: i16, body: &[u8]) {
+    let mut walk = FetchWalk::default();
+    let asked = fetch::read(body, version, &mut walk);
+    let table = decode_body::<api::fetch::Request>(body, ApiKey::Fetch, version);
+    let (asked, table) = match (asked, table) {
+        (Ok(asked), Ok(table)) => (asked, table),
+        (Err(_), Err(_)) => return,
+        (asked, table) => panic!("in place {asked:?}, by the table {table:?}"),
+    };
+    assert_eq!((asked.max_wait_ms, asked.min_bytes), (table.max_wait_ms, table.min_bytes));
+    assert_eq!(asked.max_bytes, table.max_bytes);
+    assert_eq!((asked.session_id, asked.session_epoch), (table.session_id, table.session_epoch));
+    let asked_of = |partition: &api::fetch::FetchPartition| PartitionAsked {
+        index: partition.partition,
+        leader_epoch: partition.current_leader_epoch,
+        offset: partition.fetch_offset,
+        bytes_max: partition.partition_max_bytes,
+    };
+    let topics = table.topics.iter().map(|topic| {
+        let partitions: Vec<_> = topic.partitions.iter().map(asked_of).collect();
+        (topic_ref(version, topic.topic, topic.topic_id), partitions)
+    });
+    assert!(walk.topics.into_iter().eq(topics));
+    let forgotten = table.forgotten_topics_data.iter().flat_map(|topic| {
+        let named = topic_ref(version, topic.topic, topic.topic_id);
+        topic.partitions.iter().map(move |index| (named, *index))
+    });
+    assert!(walk.forgotten.into_iter().eq(forgotten));
+}
+
+fn topic_ref(version: i16, name: &str, id: Uuid) -> TopicRef<'_> {
+    if version >= 13 { TopicRef::Id(id) } else { TopicRef::Name(name) }
+}
+
+/// Writes a response as the broker does, and compares it with what the table writes.
+fn produce_by_the_writer(version: i16, correlation: i32, response: &api::produce::Response<'_>) {
+    let mut out = Pieces::new();
+    let mut writer = ProduceWriter::new(&mut out, (version, correlation), response.responses.len());
+    for topic in &response.responses {
+        writer.topic(topic.name, topic.topic_id, topic.partition_responses.len());
+        topic.partition_responses.iter().for_each(|partition| writer.partition(partition));
+        writer.end_topic();
+    }
+    writer.finish();
+    let mut frame = Vec::new();
+    out.take(&mut frame);
+    let mut expected = BytesMut::new();
+    put_response_header(&mut expected, ApiKey::Produce, version, correlation);
+    let written = api::produce::Response {
+        responses: response.responses.clone(),
+        ..api::produce::Response::default()
+    };
+    written.encode(&mut expected, ApiKey::Produce.context(version));
+    let (length, rest) = frame.concat().split_first_chunk().map(|(l, r)| (*l, r.to_vec())).unzip();
+    assert_eq!(length.map(u32::from_be_bytes), u32::try_from(expected.len()).ok());
+    assert_eq!(rest.as_deref(), Some(&expected[..]));
+}
+
 /// Writes a response as the broker does, and reads it as a client does.
 fn fetch_in_pieces(version: i16, correlation: i32, response: &api::fetch::Response<'_>) {
     let error = ErrorCode(response.error_code);
-    let mut writer = FetchWriter::new(version, correlation, error, response.session_id);
+    let mut out = Pieces::new();
+    let ids = (version, correlation);
+    let mut writer = FetchWriter::new(&mut out, ids, error, response.session_id);
     writer.topics(response.responses.len());
     for topic in &response.responses {
         writer.topic(topic.topic, topic.topic_id, topic.partitions.len());
@@ -178,11 +270,14 @@ fn fetch_in_pieces(version: i16, correlation: i32, response: &api::fetch::Respon
                 .records
                 .unwrap_or_default()
                 .split_at(partition.records.map_or(0, |r| r.len() / 2));
-            writer.partition(head, [first, second].map(Bytes::copy_from_slice).to_vec());
+            writer.partition(head, Few::from_iter([first, second].map(Bytes::copy_from_slice)));
         }
         writer.end_topic();
     }
-    let frame = writer.finish().concat();
+    writer.finish();
+    let mut frame: Vec<Bytes> = Vec::new();
+    out.take(&mut frame);
+    let frame = frame.concat();
     let reader = &mut Reader::new(&frame);
     assert_eq!(
         reader.i32().map(i32::cast_unsigned),
