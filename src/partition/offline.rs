@@ -66,8 +66,7 @@ impl<I: Io> Owner<I> {
 
     /// Looks after a failed read whether the directory can be used at all (X2).
     pub(super) async fn doubt_directory(&self, error: &io::Error) {
-        let is_of_device =
-            error.raw_os_error().is_some() || error.kind() == io::ErrorKind::NotFound;
+        let is_of_device = error.raw_os_error().is_some() || !is_own(error);
         let is_alone = self.shared.directories().count() == 1;
         if is_alone || !is_of_device || self.is_offline() || self.doubting.replace(true) {
             return;
@@ -98,8 +97,30 @@ impl<I: Io> Owner<I> {
     }
 }
 
+/// Whether it is this program that has found something wrong. The device's errors may have been put
+/// into words on the way, which hides their number, but not their kind (simulator seed 1622).
+fn is_own(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, OutOfMemory, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | Other | OutOfMemory | UnexpectedEof)
+}
+
 /// Whether a failed write says nothing of the disk's health.
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
     matches!(error.kind(), OutOfMemory | StorageFull | QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_device_is_known_in_words_too() {
+        let device = io::Error::from_raw_os_error(5);
+        let told = io::Error::new(device.kind(), format!("cannot open x.log: {device}"));
+        assert!(told.raw_os_error().is_none() && !is_own(&told));
+        assert!(!is_own(&io::ErrorKind::NotFound.into()));
+        assert!(is_own(&io::Error::new(io::ErrorKind::InvalidData, "a batch is damaged")));
+        assert!(is_own(&io::Error::other("the node is stopping")));
+    }
 }
