@@ -136,3 +136,48 @@ impl<I: Io> ReadPace<I> {
         rate
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::{SimIo, World};
+
+    const TOOK: Duration = Duration::from_micros(200);
+
+    /// When each of some reads of 128 KiB began, where a write of `bytes` is under way throughout.
+    fn reads(is_beside: bool, bytes: usize) -> Vec<Duration> {
+        let world = World::new(1);
+        let node = world.node();
+        let (io, writes) = (node.core(0), Arc::new(Writes::default()));
+        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes.clone());
+        world.block_on(async {
+            let origin = io.now();
+            let mut begun = Vec::new();
+            for _ in 0..200 {
+                writes.begin();
+                if !is_beside {
+                    writes.end(0);
+                }
+                let read = async {
+                    begun.push(io.now() - origin);
+                    io.sleep(TOOK).await;
+                };
+                pace.read(PIECE_BYTES_MET, read).await;
+                if is_beside {
+                    writes.end(bytes);
+                }
+            }
+            assert_eq!(pace.piece_bytes(), if is_beside { PIECE_BYTES_MET } else { PIECE_BYTES });
+            begun
+        })
+    }
+
+    #[test]
+    fn reads_beside_writes_rest_and_others_do_not() {
+        let took = |reads: &[Duration]| reads[199] - reads[0];
+        assert!(took(&reads(true, 100)) >= TOOK * 199 * (REST_TIMES + 1), "P1");
+        assert!(took(&reads(false, 100)) < TOOK * 199 * 2, "P2");
+        let busy = took(&reads(true, PIECE_BYTES_MET));
+        assert!(busy < TOOK * 199 * 6, "P1: whoever is behind catches up, {busy:?}");
+    }
+}
