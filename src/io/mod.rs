@@ -175,6 +175,11 @@ pub trait File: 'static {
     /// writes inside it change no file-system metadata.
     fn allocate(&self, length: u64) -> impl Future<Output = Result<()>>;
 
+    /// Makes the file at least `length` bytes long, so that writes inside it do not wait for each
+    /// other (a write that makes a file longer keeps all others to it waiting). What is new reads
+    /// as zeros and is durable after the next `sync`. A file system that cannot does nothing.
+    fn reserve(&self, length: u64) -> impl Future<Output = Result<()>>;
+
     /// Cuts the file to `length` bytes, which need not be aligned; durable after the next `sync`.
     fn truncate(&self, length: u64) -> impl Future<Output = Result<()>>;
 }

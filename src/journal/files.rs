@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::layout::Entry;
+use super::mentions::{Mentioned, Mentions};
 use super::range::{self, Named};
 use super::{Handle, Inner, Location, Refusal, State, is_no_space};
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
@@ -60,14 +62,22 @@ pub struct Files<F> {
     releasing: VecDeque<(u64, u64)>,
     /// Where the last group of each file ends, of those that the head has left.
     ends: BTreeMap<u64, u64>,
+    mentions: Mentions,
     /// What says which files must be there.
     pub named: Option<Named<F>>,
 }
 
 impl<F> Files<F> {
     pub fn new() -> Files<F> {
-        let (open, ends) = (BTreeMap::new(), BTreeMap::new());
-        Files { open, first_needed: 0, released: 0, releasing: VecDeque::new(), ends, named: None }
+        Files {
+            open: BTreeMap::new(),
+            first_needed: 0,
+            released: 0,
+            releasing: VecDeque::new(),
+            ends: BTreeMap::new(),
+            mentions: Mentions::default(),
+            named: None,
+        }
     }
 
     pub fn insert(&mut self, number: u64, file: F) {
@@ -81,6 +91,21 @@ impl<F> Files<F> {
     /// The head has left file `number`, whose last group ends at the address `end`.
     pub fn left(&mut self, number: u64, end: u64) {
         self.ends.insert(number, end);
+    }
+
+    /// `entry` is placed in file `number`, which is that of the entry before or a newer one.
+    pub fn mention(&mut self, number: u64, entry: &Entry) {
+        self.mentions.mention(number, entry);
+    }
+
+    /// What the entries of a file mention, if that is known of all of them.
+    pub fn mentioned(&self, number: u64) -> Option<Mentioned> {
+        self.mentions.of(number)
+    }
+
+    /// Everything below this address is released, or will be once it is flushed.
+    pub fn released_to(&self) -> u64 {
+        self.releasing.back().map_or(self.released, |(_, address)| self.released.max(*address))
     }
 
     /// The oldest file from `number` on that holds something needed, and the address at which its
@@ -110,6 +135,7 @@ impl<F> Files<F> {
     pub fn need_from(&mut self, number: u64) {
         self.first_needed = self.first_needed.max(number);
         self.ends = self.ends.split_off(&self.first_needed);
+        self.mentions.forget_below(self.first_needed);
     }
 
     /// The number of the oldest file that is not to be used again.

@@ -152,12 +152,13 @@ pub fn append<I: Io>(
         state.seal_filling();
         state.start_group(inner, body.len())?;
     }
-    let State { filling, pending_bytes, tail, .. } = &mut *state;
+    let State { filling, pending_bytes, tail, files, space, .. } = &mut *state;
     let Some(filling) = filling.as_mut() else { unreachable!("started above") };
     filling.grow(body.len(), &inner.arena, tail)?;
     let before = if filling.entries == 0 { 0 } else { filling.bytes() };
     let location = filling.push(&entry, body, stamp);
     let position = Position(filling.sequence);
+    files.mention(location.address / space.file_bytes, &entry);
     *pending_bytes += filling.bytes() - before;
     state.wake_writer();
     Ok(Appended { position, location })

@@ -31,6 +31,7 @@ mod group;
 pub mod inspect;
 mod layout;
 pub mod mend;
+mod mentions;
 mod open_error;
 mod range;
 mod recover;
@@ -58,6 +59,7 @@ use crate::io::Io;
 use crate::io::pace::Writes;
 
 pub use layout::{Entry, EntryKind, NO_PARTITION};
+pub use mentions::Mentioned;
 pub use open_error::{Damage, OpenError};
 pub use range::{is_prepared, prepare_folder};
 pub use recover::Replayed;
@@ -432,6 +434,11 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow().tail.get(location)
     }
 
+    /// What lies before this address leaves the memory next, and has been there for a while.
+    pub fn older_half_of_tail(&self) -> Option<u64> {
+        self.inner.state.borrow().tail.newer_half()
+    }
+
     /// Durable bytes, from memory or from the file; `location` may be any range within one file.
     pub async fn read(&self, location: Location) -> std_io::Result<Bytes> {
         if let Some(bytes) = self.tail(location) {
@@ -457,6 +464,13 @@ impl<I: Io> Journal<I> {
         self.inner.settings.file_bytes
     }
 
+    /// Bytes of records that the journal takes before it is full, and those of recent groups in
+    /// memory.
+    pub fn capacity(&self) -> (u64, usize) {
+        let settings = &self.inner.settings;
+        (settings.record_files() * settings.file_bytes, settings.tail_bytes_max)
+    }
+
     /// The address that the next group gets at the earliest.
     pub fn head(&self) -> u64 {
         self.inner.state.borrow().space.head
@@ -468,8 +482,8 @@ impl<I: Io> Journal<I> {
         files::release(&self.inner, address);
     }
 
-    /// The oldest file that holds something needed, to be read again; none while that is the one
-    /// being written.
+    /// The oldest file that holds something needed and is not released, to be read again; none
+    /// while that is the one being written.
     pub fn oldest(&self) -> Option<Rereading<I>> {
         reread::left_from(&self.inner, 0)
     }
@@ -511,6 +525,23 @@ impl<I: Io> Journal<I> {
             }
             if state.space.file_number() > than || std::mem::take(&mut state.is_drain_due) {
                 return Poll::Ready(true);
+            }
+            state.watch(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Returns the address after the last durable group, once that is at or behind `address`;
+    /// `None` at the journal's end.
+    pub async fn written_to(&self, address: u64) -> Option<u64> {
+        poll_fn(|context| {
+            let mut state = self.inner.state.borrow_mut();
+            if state.closing || state.poisoned.is_some() {
+                return Poll::Ready(None);
+            }
+            if state.written.end >= address {
+                return Poll::Ready(Some(state.written.end));
             }
             state.watch(context.waker());
             Poll::Pending

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::layout::{Entry, GroupHeader, HEADER_BYTES};
+use super::mentions::Mentioned;
 use super::window::Window;
 use super::{Inner, Location, files};
 use crate::io::{BLOCK_BYTES, Io};
@@ -54,11 +55,12 @@ pub struct Rereading<I: Io> {
     is_damaged: bool,
 }
 
-/// The oldest file at or above `address` that holds something needed, if the head has left it.
+/// The oldest file at or above `address` that holds something needed and is not released, if the
+/// head has left it.
 pub fn left_from<I: Io>(inner: &Rc<Inner<I>>, address: u64) -> Option<Rereading<I>> {
     let (number, end) = {
         let state = inner.state.borrow();
-        let from = address / inner.settings.file_bytes;
+        let from = address.max(state.files.released_to()) / inner.settings.file_bytes;
         // Its last groups may still be on their way to the disk.
         state.files.oldest_left(from).filter(|(_, end)| *end <= state.written.end)?
     };
@@ -93,6 +95,11 @@ impl<I: Io> Rereading<I> {
     /// Everything in the file lies below this address.
     pub fn file_end(&self) -> u64 {
         (self.number + 1) * self.inner.settings.file_bytes
+    }
+
+    /// What all entries of the file are about, where that is known without reading it.
+    pub fn mentioned(&self) -> Option<Mentioned> {
+        self.inner.state.borrow().files.mentioned(self.number)
     }
 
     /// Where the next group begins.

@@ -38,6 +38,12 @@ impl Tail {
         }
     }
 
+    /// Where the newer half of the memory begins, once more than half of it is in use.
+    pub fn newer_half(&self) -> Option<u64> {
+        let is_half_full = self.bytes * 2 > self.bytes_max;
+        self.groups.get(self.groups.len() / 2).filter(|_| is_half_full).map(|group| group.address)
+    }
+
     /// Drops the oldest group; false if there is none. Its memory is free once no reader holds it.
     pub fn forget_oldest(&mut self) -> bool {
         let oldest = self.groups.pop_front();

@@ -353,6 +353,7 @@ impl<I: Io> Owner<I> {
         }
         let max_timestamp = append_time.unwrap_or(summary.max_timestamp);
         state.appended(Extent { base, next, location: appended.location, max_timestamp }, epoch);
+        self.early.appended(&mut state);
         let log_start = state.log_start();
         drop(state);
         let bytes = appended.location.length;

@@ -36,15 +36,15 @@ use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::{
-    Appended, Entry, EntryKind, Journal, Location, NO_PARTITION, Position, Refusal, Reread,
-    Rereading,
+    Appended, Entry, EntryKind, Journal, Location, Mentioned, NO_PARTITION, Position, Refusal,
+    Reread, Rereading,
 };
 use crate::metadata::{self, Image};
 use crate::segment::{Home, Segment, SegmentId};
 
 /// Bytes of records that are moved at a time: the most, and the share of the core's memory. Each
 /// partition's file is flushed as often.
-const STRETCH_BYTES_MAX: usize = 32 << 20;
+pub(super) const STRETCH_BYTES_MAX: usize = 32 << 20;
 const STRETCH_SHARE: usize = 16;
 /// Bytes of a file that are looked at before others have their turn.
 const LOOK_BYTES: u64 = 64 << 10;
@@ -58,7 +58,7 @@ const PRESSING_EIGHTHS: u64 = 7;
 pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
 pub(super) const SMALL_SHARE: u64 = 64;
 /// After a failure.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether appended records have settled.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 /// A journal filled to more than this many eighths is drained as fast as may be.
@@ -80,7 +80,7 @@ const COMMANDS_MAX: usize = 500;
 pub(super) const SPAN_MAX: Offset = i32::MAX as Offset;
 
 /// One partition's share of a stretch: the entries found in it, by base offset.
-type Share = BTreeMap<Offset, (Location, Bytes)>;
+pub(super) type Share = BTreeMap<Offset, (Location, Bytes)>;
 
 /// Files that are drained together.
 struct Batch {
@@ -116,7 +116,7 @@ pub(super) struct Growth {
 }
 
 /// A partition whose records are in segments, not yet recorded.
-struct Moved {
+pub(super) struct Moved {
     log: Log,
     segments: Vec<Segment>,
     hot_start: Offset,
@@ -128,7 +128,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     owner.journal.set_draining(true);
     loop {
         let seen = owner.journal.file_number();
-        while owner.is_filling() {
+        while owner.is_filling() || owner.is_oldest_moved() {
             match owner.drain_oldest().await {
                 Ok(true) => {
                     if std::mem::take(&mut failing) {
@@ -198,6 +198,15 @@ impl<I: Io> Owner<I> {
         used * 2 > most
     }
 
+    /// Whether the oldest file is free for the asking, since all of it was moved early. The fewer
+    /// files are in use, the less is written to parts of the device that were never written to.
+    fn is_oldest_moved(&self) -> bool {
+        let Some(oldest) = self.journal.oldest().filter(|_| self.early.is_active()) else {
+            return false;
+        };
+        oldest.mentioned().is_some_and(|known| !self.is_left(&known, oldest.file_end()))
+    }
+
     /// Makes the oldest files free; false if there is none but the one being written.
     async fn drain_oldest(&self) -> io::Result<bool> {
         let Some(mut file) = self.journal.oldest() else { return Ok(false) };
@@ -239,7 +248,7 @@ impl<I: Io> Owner<I> {
     /// Has the drain take as much time as there is: whatever it writes, others wait for.
     pub(super) fn set_pace(&self) {
         let (used, most) = self.journal.fill();
-        if used * 8 > most * HASTE_EIGHTHS {
+        if self.is_hasty() {
             return self.store.set_pace(None);
         }
         let mut growth = self.growth.borrow_mut();
@@ -261,6 +270,12 @@ impl<I: Io> Owner<I> {
         (most / BATCH_SHARE).min(within).max(1)
     }
 
+    /// Whether the journal is to be drained as fast as may be.
+    pub(super) fn is_hasty(&self) -> bool {
+        let (used, most) = self.journal.fill();
+        used * 8 > most * HASTE_EIGHTHS
+    }
+
     /// Whether appenders will soon wait for the batch to end.
     fn is_pressed(&self) -> bool {
         let (used, most) = self.journal.fill();
@@ -269,6 +284,12 @@ impl<I: Io> Owner<I> {
 
     /// Moves what counts in a file, or sets it aside for the pack.
     async fn drain_file(&self, file: &mut Rereading<I>, batch: &mut Batch) -> io::Result<()> {
+        let mentioned = file.mentioned();
+        if let Some(mentioned) = mentioned.filter(|known| !self.is_left(known, file.file_end())) {
+            batch.holds_metadata |= mentioned.has_metadata;
+            batch.touched.extend(mentioned.partitions);
+            return Ok(());
+        }
         let stretch = STRETCH_BYTES_MAX.min(self.arena.budget() / STRETCH_SHARE);
         let mut seen = file.address();
         while file.next(|found| self.sort(&found, batch)).await? {
@@ -286,6 +307,12 @@ impl<I: Io> Owner<I> {
         }
         batch.is_damaged |= file.is_damaged();
         self.move_stretch(batch.take_large()).await
+    }
+
+    /// Whether any records of these partitions are still in the journal below `end`.
+    fn is_left(&self, mentioned: &Mentioned, end: u64) -> bool {
+        let has_left = |log: Log| log.borrow().last_below(end).is_some();
+        mentioned.partitions.iter().any(|id| self.log(*id).is_some_and(has_left))
     }
 
     /// Puts what was found in a file with its like.
@@ -312,10 +339,15 @@ impl<I: Io> Owner<I> {
         }
     }
 
+    /// A partition with less in a batch gets no file of its own.
+    pub(super) fn small_bytes(&self) -> u64 {
+        let bytes = self.journal.file_bytes() * self.batch_files();
+        SMALL_BYTES_MAX.min(bytes / SMALL_SHARE)
+    }
+
     /// Whether a partition has too little in the journal below `limit` for a file of its own.
     fn is_small(&self, id: PartitionId, limit: u64) -> bool {
-        let bytes = self.journal.file_bytes() * self.batch_files();
-        let most = SMALL_BYTES_MAX.min(bytes / SMALL_SHARE);
+        let most = self.small_bytes();
         self.log(id).is_some_and(|log| log.borrow().hot_bytes_below(limit) < most)
     }
 
@@ -399,7 +431,11 @@ impl<I: Io> Owner<I> {
     }
 
     /// Makes what was moved durable, and has the partitions read it from there.
-    async fn record(&self, moved: Vec<Moved>, files: BTreeSet<SegmentId>) -> io::Result<()> {
+    pub(super) async fn record(
+        &self,
+        moved: Vec<Moved>,
+        files: BTreeSet<SegmentId>,
+    ) -> io::Result<()> {
         self.store.sync_all(&files).await?;
         // A checkpoint that is journaled counts, whatever becomes of those behind it: another
         // attempt must not write what it names once more.
@@ -427,7 +463,7 @@ impl<I: Io> Owner<I> {
     }
 
     /// Writes the partition's records up to the entry that begins at `through` into its segments.
-    async fn fill_segments(
+    pub(super) async fn fill_segments(
         &self,
         log: &Log,
         through: Offset,

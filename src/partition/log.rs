@@ -105,6 +105,8 @@ pub struct PartitionLog {
     epochs: Vec<EpochStart>,
     /// The journal address of the last checkpoint.
     checkpointed: Option<u64>,
+    /// See `is_first_in`.
+    round: u64,
     /// How often something was moved or removed: whoever reads meanwhile looks again.
     moves: u64,
     watches: Vec<Arc<FetchWatch>>,
@@ -125,6 +127,7 @@ impl PartitionLog {
             in_order: true,
             epochs: Vec::new(),
             checkpointed: None,
+            round: 0,
             moves: 0,
             watches: Vec::new(),
             producers: Producers::default(),
@@ -151,6 +154,34 @@ impl PartitionLog {
     /// Bytes of all batches that are not trimmed.
     pub fn bytes(&self) -> u64 {
         self.bytes + self.live_segments().map(|segment| segment.bytes).sum::<u64>()
+    }
+
+    /// Bytes of what is in the journal.
+    pub fn hot_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether this is the first time that it is asked in this round.
+    pub fn is_first_in(&mut self, round: u64) -> bool {
+        std::mem::replace(&mut self.round, round) != round
+    }
+
+    /// The oldest entry in the journal.
+    pub fn first_extent(&self) -> Option<&Extent> {
+        self.extents.front()
+    }
+
+    /// The settled entry up to which `least` bytes or more are in the journal below `address`, and
+    /// not many more than `most`.
+    pub fn piece_below(&self, address: u64, least: u64, most: u64) -> Option<Offset> {
+        let settled = self.high_watermark;
+        let mut bytes = 0;
+        let within = self.extents_below(address).take_while(|extent| {
+            let takes = bytes < most && extent.next <= settled;
+            bytes += u64::from(extent.location.length) * u64::from(takes);
+            takes
+        });
+        within.last().map(|last| last.base).filter(|_| bytes >= least)
     }
 
     /// Those of them that are in the journal below `address`.

@@ -3,6 +3,7 @@
 //!     produce ─► admit (check, stamp, journal) ─► settle (flushed) ─► answer, wake the fetches
 //!     fetch   ─► plan ─► journal's memory, journal's files or segments ─► bytes by reference
 //!     drain   ─► the oldest journal files' records ─► segments, small ones into packs
+//!     early   ─► what is taken in fast ─► segments, from memory
 //!     tend    ─► small packs ─► larger ones; packs that nothing names go
 //!     cleanup ─► what retention and deletion leave behind
 //!     reshard ─► another number of cores, before they start
@@ -31,6 +32,7 @@ mod controller;
 mod coordinator;
 mod directories;
 mod drain;
+mod early;
 mod epochs;
 mod line;
 mod log;
@@ -115,6 +117,7 @@ pub struct Owner<I: Io> {
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<drain::Growth>,
+    early: early::Early,
     /// The task that looks after packs.
     tend: tend::Tend,
     /// Deleted topics whose files are to be removed, and the task that does it.
@@ -163,6 +166,7 @@ impl<I: Io> Owner<I> {
             doubting: Cell::new(false),
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
+            early: early::Early::default(),
             tend: tend::Tend::default(),
             doomed: RefCell::default(),
             cleaner: RefCell::default(),
@@ -179,6 +183,7 @@ impl<I: Io> Owner<I> {
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("reserve", reserve::run(owner.clone()));
         io.spawn("drain", drain::run(owner.clone()));
+        io.spawn("early", early::run(owner.clone()));
         io.spawn("cleanup", cleanup::run(owner.clone()));
         io.spawn("compact", compact::run(owner.clone()));
         io.spawn("tend", tend::run(owner.clone()));

@@ -23,6 +23,11 @@ use crate::wire::records;
 /// Bytes of one write, and of one where others are not to wait for it.
 pub(super) const WRITE_BYTES: usize = 1 << 20;
 const WRITE_BYTES_PACED: usize = 64 << 10;
+/// Writes of a file that are under way together where there is no pace: one at a time takes less
+/// than its share of a device that others write to as well.
+const WRITES_AT_ONCE: usize = 4;
+/// A file that grows by so much gets its room first (`File::reserve`).
+const RESERVE_BYTES: u64 = 2 << 20;
 /// Files that are flushed together; each has a thread of the kernel wait for it.
 const SYNCS_AT_ONCE: usize = 32;
 
@@ -54,6 +59,11 @@ impl<I: Io> Store<I> {
     ) -> io::Result<u64> {
         let block = BLOCK_BYTES as u64;
         let mut at = recorded / block * block;
+        let added: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if self.pace.get().is_none() && added >= RESERVE_BYTES {
+            file.reserve((recorded + added).next_multiple_of(block)).await?;
+        }
+        let mut full = Vec::new();
         let mut chunk = self.take()?;
         if at < recorded {
             let before = file.read_at(at, BLOCK_BYTES).await?;
@@ -65,11 +75,14 @@ impl<I: Io> Store<I> {
             while !left.is_empty() {
                 left = fill(&mut chunk, left);
                 if chunk.len() == chunk.capacity() {
-                    let full = std::mem::replace(&mut chunk, self.take()?);
-                    at += self.write_chunk(file, at, full).await?;
+                    full.push(std::mem::replace(&mut chunk, self.take()?));
+                    if self.pace.get().is_some() || full.len() == WRITES_AT_ONCE {
+                        at += self.write_chunks(file, at, &mut full).await?;
+                    }
                 }
             }
         }
+        at += self.write_chunks(file, at, &mut full).await?;
         let end = at + chunk.len() as u64;
         if !chunk.is_empty() {
             let used = chunk.len();
@@ -190,6 +203,31 @@ impl<I: Io> Store<I> {
             None => self.io.cede().await,
         }
         Ok(bytes)
+    }
+
+    /// Writes whole chunks one behind the other, together unless there is a pace. Returns their
+    /// bytes.
+    async fn write_chunks(
+        &self,
+        file: &I::File,
+        at: u64,
+        chunks: &mut Vec<AlignedBuffer>,
+    ) -> io::Result<u64> {
+        let mut end = at;
+        let writes = chunks.drain(..).map(|chunk| {
+            let at = end;
+            end += chunk.len() as u64;
+            self.write_chunk(file, at, chunk)
+        });
+        let writes: Vec<_> = writes.collect();
+        if self.pace.get().is_some() {
+            for write in writes {
+                write.await?;
+            }
+        } else {
+            try_join_all(writes).await?;
+        }
+        Ok(end - at)
     }
 
     pub(super) async fn make_partition_directory(&self, id: PartitionId) -> io::Result<()> {

@@ -268,6 +268,21 @@ impl File for RingFile {
         sync(&self.io, &self.descriptor, types::FsyncFlags::empty()).await
     }
 
+    async fn reserve(&self, length: u64) -> io::Result<()> {
+        let from = self.length.get();
+        let Some(more) = length.checked_sub(from).filter(|more| *more > 0) else { return Ok(()) };
+        let entry = opcode::Fallocate::new(fd(&self.descriptor), more).offset(from).build();
+        let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
+        // SAFETY: the entry holds no pointers.
+        let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(()),
+            outcome => drop(outcome?),
+        }
+        self.length.set(length);
+        Ok(())
+    }
+
     async fn truncate(&self, length: u64) -> io::Result<()> {
         let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
         let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };

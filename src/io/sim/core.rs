@@ -261,6 +261,13 @@ impl File for SimFile {
         outcome
     }
 
+    async fn reserve(&self, length: u64) -> io::Result<()> {
+        let file = self.inode.clone();
+        let outcome = self.io.perform_done(Operation::Allocate { file, length }).await;
+        self.length.set(self.inode.borrow().length());
+        outcome
+    }
+
     async fn truncate(&self, length: u64) -> io::Result<()> {
         let file = self.inode.clone();
         self.io.perform_done(Operation::Truncate { file, length }).await?;
