@@ -117,6 +117,37 @@ fn what_does_not_fit_the_journal_is_kept_in_segments() {
     assert_eq!(read_all(&mut peer, &other, 0), 1);
 }
 
+/// The journal has four files of 32 MiB, of which records begin the second one when they are drained
+/// for want of room: what is in a segment before that came there from memory.
+#[test]
+fn what_comes_fast_is_in_segments_before_the_journal_wants_room() {
+    let mut settings = SMALL_JOURNAL.to_vec();
+    settings[2].1 = "134217728";
+    settings.push(("core.memory.bytes", "67108864"));
+    let mut broker = Broker::start(&settings);
+    let topic = fresh("fast");
+    let mut peer = Peer::connect(broker.address());
+    create(&mut peer, &topic, &[("retention.ms", "-1")]);
+    let began = Instant::now();
+    write(&mut peer, &topic, 0..26);
+    let is_fast = began.elapsed() < Duration::from_secs(5);
+    if is_fast {
+        await_that("a segment is there", || !segment_files(&broker).is_empty());
+    }
+    let is_most = |path: &PathBuf| path.metadata().is_ok_and(|file| file.len() > 20_000_000);
+    assert!(!segment_files(&broker).iter().any(is_most), "the newer half of memory stays");
+    assert_eq!(read_all(&mut peer, &topic, 0), 26);
+    broker.kill();
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &topic, 0), 26);
+    write(&mut peer, &topic, 26..90);
+    assert_eq!(read_all(&mut peer, &topic, 0), 90);
+    broker.restart();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(read_all(&mut peer, &topic, 0), 90);
+}
+
 #[test]
 fn a_topic_keeps_as_much_as_its_retention_says() {
     let mut broker = Broker::start(SMALL_JOURNAL);
