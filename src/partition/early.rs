@@ -127,6 +127,9 @@ impl<I: Io> Owner<I> {
             let Some(through) = self.early_through(&log, before) else { continue };
             moved.extend(self.fill_segments(&log, through, Share::new(), &mut files).await?);
         }
+        if moved.is_empty() {
+            return Ok(());
+        }
         tracing::debug!("{} partitions are drained early", moved.len());
         self.record(moved, files).await
     }
