@@ -61,8 +61,8 @@ impl<I: Io> Store<I> {
         Ok(at)
     }
 
-    /// Copies the marks of a sparse segment as they are: what was copied of the file may be damaged,
-    /// and vouches for nothing.
+    /// Copies the marks of a sparse segment as they are: what was copied of the file may be
+    /// damaged, and vouches for nothing.
     async fn copy_seals(&self, from: &Store<I>, id: SegmentId) -> io::Result<()> {
         self.growing.borrow_mut().remove(&id);
         match from.marks_file(id).await {

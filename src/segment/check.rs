@@ -332,18 +332,15 @@ impl<I: Io> Store<I> {
             return true;
         }
         let path = self.path(id);
-        let why = match self.file(id).await {
-            Ok(file) if file.len() >= recorded => return true,
-            // It may have been opened while it was shorter.
-            Ok(_) => match self.reader(id).await {
-                Ok(reader) if reader.bytes() >= recorded => return true,
-                Ok(reader) => format!("it ends at byte {}", reader.bytes()),
-                Err(error) => error.to_string(),
-            },
+        // One that is open already may have lost its name, or its end, and more than that with it.
+        let why = match self.reader(id).await {
+            Ok(reader) if reader.bytes() >= recorded => return true,
+            Ok(reader) => format!("it ends at byte {}", reader.bytes()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => "it is missing".into(),
             // Whoever writes to it is told.
             Err(_) => return true,
         };
+        self.cache.borrow_mut().forget(id);
         tracing::error!("{} should have {recorded} bytes and is damaged: {why}", path.display());
         false
     }

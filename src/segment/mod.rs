@@ -211,7 +211,8 @@ pub fn named(partition: PartitionId, name: &str) -> Option<SegmentId> {
     Some(SegmentId { partition, base: base.parse().ok()?, home })
 }
 
-/// A partition's files in a store that no node uses, by base, of each the newest. Blocking.
+/// A partition's files in a store that no node uses, by base, of each the newest that is whole: one
+/// that a compaction has left unfinished has no seals yet. Blocking.
 pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
     let names = std::fs::read_dir(partition_path(directory, partition));
     let names = names
@@ -219,12 +220,23 @@ pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
         .flatten()
         .flatten()
         .filter_map(|name| named(partition, name.file_name().to_str()?));
+    let rank = |id: &SegmentId| {
+        let is_whole = !id.is_sparse() || is_sealed(&file_path(directory, *id));
+        (is_whole, *id)
+    };
     let mut newest: BTreeMap<Offset, SegmentId> = BTreeMap::new();
     for id in names {
         let known = newest.entry(id.base).or_insert(id);
-        *known = id.max(*known);
+        *known = std::cmp::max_by_key(id, *known, rank);
     }
     newest.into_values().collect()
+}
+
+/// Whether there are marks for all of a segment's file, of whatever version.
+fn is_sealed(path: &Path) -> bool {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let marks = std::fs::read(marks_path(path)).ok();
+    marks.is_some_and(|marks| Marks::decode_of(&marks, bytes).is_ok())
 }
 
 /// See the module's documentation.

@@ -219,3 +219,30 @@ fn seals_are_durable_before_anything_names_their_segment_and_never_made_of_the_f
         }
     });
 }
+
+/// A checkpoint is lost whose files a repair looks for, after a crash in the middle of a
+/// compaction.
+#[test]
+fn a_file_that_compaction_has_not_finished_is_not_taken_for_the_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path();
+    let home = |generation| SegmentId { home: Home::File { generation }, ..ID };
+    let write = |id: SegmentId, bytes: u64, sealed: Option<u64>| {
+        let path = file_path(directory, id);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("makeable");
+        std::fs::write(&path, vec![0; usize::try_from(bytes).expect("small")]).expect("writable");
+        if let Some(covered) = sealed {
+            let mut marks = Marks::sealed();
+            marks.pass(None, covered);
+            std::fs::write(marks_path(&path), marks.encode()).expect("writable");
+        }
+    };
+    write(home(0), 900, None);
+    assert_eq!(on_disk(directory, ID.partition), [home(0)]);
+    write(home(1), 500, Some(500));
+    assert_eq!(on_disk(directory, ID.partition), [home(1)]);
+    write(home(2), 300, None);
+    assert_eq!(on_disk(directory, ID.partition), [home(1)], "it has no marks yet");
+    write(home(3), 200, Some(400));
+    assert_eq!(on_disk(directory, ID.partition), [home(1)], "they are another file's");
+}
