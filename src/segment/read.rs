@@ -157,11 +157,7 @@ impl<I: Io> Store<I> {
         let start = segment.start();
         while position < end {
             let length = sealed.reach(position, (least, wanted));
-            let read = read_range(&*file, start + position, length, start + end);
-            let window = match pace {
-                Some(pace) => pace.read(length, read).await?,
-                None => read.await?,
-            };
+            let window = self.read_paced(&file, start + position, length, start + end).await?;
             let window = sealed.verify(position, window);
             if window.is_empty() {
                 return Err(self.damaged(id, position, Flaw::Offsets.words()));
@@ -209,6 +205,21 @@ impl<I: Io> Store<I> {
         }
         let misplaced = sealed.misplaced;
         Ok(Span { batches: Bytes::new(), next: segment.next, misplaced })
+    }
+
+    /// As `read_range`, at the readers' pace.
+    async fn read_paced(
+        &self,
+        file: &I::File,
+        position: u64,
+        wanted: usize,
+        end: u64,
+    ) -> io::Result<Bytes> {
+        let read = read_range(file, position, wanted, end);
+        match self.read_pace.get() {
+            Some(pace) => pace.read(wanted, read).await,
+            None => read.await,
+        }
     }
 
     /// The file, and how many of its recorded bytes are there: all, unless it is damaged.
