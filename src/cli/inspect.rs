@@ -4,7 +4,7 @@
 //! file put them are told as left over; recovery passes over them, and so does the count.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,10 @@ use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata;
 use crate::metadata::Command;
 use crate::partition::Checkpoint;
-use crate::segment::{Damage, DirectoryFlaw, Piece, Seen, Segment, check_file, named, read_pack};
+use crate::segment::{
+    Damage, DirectoryFlaw, MarksFlaw, Misplaced, Piece, Seen, Segment, check_file, marks_path,
+    named, read_pack, read_seals,
+};
 use crate::wire::records::{self, BatchHeader};
 
 #[derive(clap::Args)]
@@ -68,6 +71,9 @@ impl Arguments {
                 InPack::Flaw(flaw) => write(totals.flaw(flaw, self.json)),
             }),
             Some(found) => found.and_then(|segment| {
+                if let Err(flaw) = read_seals(&self.file, &segment)? {
+                    write(vec![unsealed_words(&self.file, flaw, self.json)]);
+                }
                 let mut note = |seen: Seen<'_>| write(totals.see(&seen, self.json));
                 check_file(&self.file, &segment, &mut note)
             }),
@@ -149,6 +155,21 @@ impl Totals {
                     json!({ "position": position, "batch": detail.json }).to_string()
                 } else {
                     format!("{position:>12}  {}", detail.words)
+                }]
+            }
+            Seen::Misplaced(Misplaced { position, found, due, .. }) => {
+                self.damaged += 1;
+                vec![if as_json {
+                    json!({
+                        "damage": "the offset is wrong", "position": position, "found": found,
+                        "due": due,
+                    })
+                    .to_string()
+                } else {
+                    format!(
+                        "{position:>12}  DAMAGED: a record batch says that it begins with offset \
+                         {found}, where {due} belongs"
+                    )
                 }]
             }
             Seen::Damage(damage) => {
@@ -281,6 +302,15 @@ struct Detail {
     words: String,
     json: Value,
     records: i64,
+}
+
+/// Nothing vouches for the offsets in a file.
+fn unsealed_words(file: &Path, flaw: MarksFlaw, as_json: bool) -> String {
+    let marks = marks_path(file).display().to_string();
+    if as_json {
+        return json!({ "unverified_offsets": flaw.to_string(), "marks": marks }).to_string();
+    }
+    format!("{marks}: {flaw}; whether offsets are right cannot be told")
 }
 
 /// What a pack's directory says of a piece.

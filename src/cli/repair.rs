@@ -25,7 +25,9 @@ use crate::node::{DataDirectories, LostPart};
 use crate::partition::{
     Account, EpochStart, Lost, directory_of, epoch_at, recovered_name, wrong_epoch,
 };
-use crate::segment::{self, Damage, Home, Piece, Seen, Segment, SegmentId};
+use crate::segment::{
+    self, Damage, Home, Marks, MarksFlaw, Misplaced, Piece, Seen, Segment, SegmentId,
+};
 use crate::wire::records::{self, BatchHeader};
 
 /// Leader epochs, and blocks of producer ids, that a missing end of the journal has named at most.
@@ -58,6 +60,8 @@ struct Core {
     segments: Vec<Mending>,
     /// Packs that get a directory, of these pieces.
     packs: Vec<(PathBuf, Vec<Piece>)>,
+    /// Sound files whose marks are made anew.
+    unsealed: Vec<(PathBuf, Segment)>,
 }
 
 /// A damaged segment, and what comes in its place.
@@ -240,7 +244,8 @@ fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Cor
         let named = survey.breaks.iter().flat_map(|broken| broken.named.iter().copied());
         let named = named.collect();
         let (entries, segments, packs) = (Vec::new(), Vec::new(), Vec::new());
-        cores.push(Core { folder, survey, account, named, entries, segments, packs });
+        let unsealed = Vec::new();
+        cores.push(Core { folder, survey, account, named, entries, segments, packs, unsealed });
     }
     cores
 }
@@ -429,7 +434,7 @@ impl Core {
 
     /// What is wrong with a segment, if something is.
     fn judge_segment(
-        &self,
+        &mut self,
         partition: PartitionId,
         segment: &Segment,
         names: &Names<'_>,
@@ -438,7 +443,8 @@ impl Core {
         let id = segment.id(partition);
         let path = segment::file_path(&self.segments_folder(), id);
         let epochs = self.account.epochs(partition);
-        let (damage, wrong) = damage_in(&path, segment, epochs, findings);
+        let Looked { damage, wrong, misplaced, unsealed } =
+            Looked::at(&path, segment, epochs, findings);
         let (file, name) = (path.display(), names.of(partition));
         for Damage { position, from, before, flaw, .. } in &damage {
             let position = position + segment.start();
@@ -456,10 +462,29 @@ impl Core {
                 "nothing is lost: {name}, offsets {from} to before {before}, get the right one"
             ));
         }
+        for Misplaced { position, found, due, next } in &misplaced {
+            findings.damage(format!(
+                "{file} is damaged at byte {position}: a record batch says that it begins with \
+                 offset {found} where {due} belongs"
+            ));
+            findings.detail(&format!(
+                "nothing is lost: {name}, offsets {due} to before {next}, get the right ones"
+            ));
+        }
+        if let Some(flaw) = unsealed {
+            findings.damage(format!("{}: {flaw}", segment::marks_path(&path).display()));
+            findings.detail(&format!(
+                "nothing is lost: it is made anew, of what {file} says; what offsets have changed \
+                 there nobody can tell"
+            ));
+        }
         let home = Home::File { generation: segment.generation() + 1 };
         let (old, new) = (*segment, SegmentId { home, ..id });
         let epochs = epochs.to_vec();
-        let is_damaged = !damage.is_empty() || !wrong.is_empty();
+        let is_damaged = !damage.is_empty() || !wrong.is_empty() || !misplaced.is_empty();
+        if unsealed.is_some() && !is_damaged {
+            self.unsealed.push((path, old));
+        }
         is_damaged.then_some(Mending { id, damage, old, new, epochs })
     }
 
@@ -516,31 +541,45 @@ fn restore_metadata(
     }
 }
 
-fn damage_in(
-    path: &Path,
-    segment: &Segment,
-    epochs: &[EpochStart],
-    findings: &mut Findings,
-) -> (Vec<Damage>, Vec<WrongEpoch>) {
-    let (mut found, mut wrong) = (Vec::new(), Vec::new());
-    let looked = segment::check_file(path, segment, &mut |seen| match seen {
-        Seen::Damage(damage) => found.push(damage),
-        Seen::Batch { position, header, .. } => {
-            let due = wrong_epoch(epochs, &header);
-            wrong.extend(due.map(|due| WrongEpoch { position, header, due }));
+/// What is wrong with a segment's file.
+#[derive(Default)]
+struct Looked {
+    damage: Vec<Damage>,
+    wrong: Vec<WrongEpoch>,
+    misplaced: Vec<Misplaced>,
+    /// Why nothing vouches for its offsets, where something should.
+    unsealed: Option<MarksFlaw>,
+}
+
+impl Looked {
+    fn at(
+        path: &Path,
+        segment: &Segment,
+        epochs: &[EpochStart],
+        findings: &mut Findings,
+    ) -> Looked {
+        let mut looked = Looked::default();
+        let Looked { damage, wrong, misplaced, .. } = &mut looked;
+        let outcome = segment::check_file(path, segment, &mut |seen| match seen {
+            Seen::Damage(found) => damage.push(found),
+            Seen::Misplaced(found) => misplaced.push(found),
+            Seen::Batch { position, header, .. } => {
+                let due = wrong_epoch(epochs, &header);
+                wrong.extend(due.map(|due| WrongEpoch { position, header, due }));
+            }
+        });
+        match outcome.and_then(|()| segment::read_seals(path, segment)) {
+            Ok(seals) => looked.unsealed = seals.err(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (from, before, flaw) = (segment.base, segment.next, segment::Flaw::Missing);
+                looked.damage =
+                    vec![Damage { position: 0, bytes: segment.bytes, from, before, flaw }];
+            }
+            Err(error) => {
+                findings.hopeless(format!("{} cannot be read: {error}", path.display()));
+            }
         }
-    });
-    match looked {
-        Ok(()) => (found, wrong),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let (from, before) = (segment.base, segment.next);
-            let flaw = segment::Flaw::Missing;
-            (vec![Damage { position: 0, bytes: segment.bytes, from, before, flaw }], Vec::new())
-        }
-        Err(error) => {
-            findings.hopeless(format!("{} cannot be read: {error}", path.display()));
-            (Vec::new(), Vec::new())
-        }
+        looked
     }
 }
 
@@ -560,24 +599,26 @@ fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
     let mut file = io::BufWriter::new(fs::File::create(&path)?);
     let mut outcome = Ok(());
     let mut last = 0;
+    let mut marks = Marks::sealed();
     let mut write = |seen: Seen<'_>| {
-        if outcome.is_err() {
-            return;
-        }
-        match seen {
+        let batch = match seen {
             Seen::Batch { header, batch, .. } => {
                 let due = wrong_epoch(&mending.epochs, &header);
                 last = due.unwrap_or(header.leader_epoch);
                 let mut batch = batch.to_vec();
                 records::stamp(&mut batch, header.base_offset, last);
-                outcome = file.write_all(&batch);
+                batch
             }
             Seen::Damage(Damage { from, before, .. }) if from < before => {
                 let time = mending.old.max_timestamp;
                 let epoch = epoch_at(&mending.epochs, from).unwrap_or(last);
-                outcome = file.write_all(&records::empty(from, before, epoch, time));
+                records::empty(from, before, epoch, time)
             }
-            Seen::Damage(_) => {}
+            Seen::Damage(_) | Seen::Misplaced(_) => return,
+        };
+        records::batches(&batch).for_each(|(header, batch)| marks.add(&header, batch.len()));
+        if outcome.is_ok() {
+            outcome = file.write_all(&batch);
         }
     };
     let old = segment::file_path(folder, mending.id);
@@ -588,7 +629,26 @@ fn rewrite(folder: &Path, mending: &Mending) -> io::Result<()> {
     }
     outcome?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    write_marks(&path, &marks)
+}
+
+/// Writes the marks of a segment's file, durably with the names of both.
+fn write_marks(path: &Path, marks: &Marks) -> io::Result<()> {
+    let mut file = fs::File::create(segment::marks_path(path))?;
+    file.write_all(&marks.encode())?;
+    file.sync_all()?;
     path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())
+}
+
+/// Makes the marks of a sound file anew.
+fn seal(path: &Path, segment: &Segment) -> io::Result<()> {
+    let mut marks = Marks::sealed();
+    segment::check_file(path, segment, &mut |seen| {
+        if let Seen::Batch { header, batch, .. } = seen {
+            marks.add(&header, batch.len());
+        }
+    })?;
+    write_marks(path, &marks)
 }
 
 /// Where what is changed is kept: in a folder of this name, in its own data directory.
@@ -631,8 +691,14 @@ fn mend(keep: &Keep, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
     for core in cores {
         let folder = core.segments_folder();
         for mending in &core.segments {
-            keep.keep(&segment::file_path(&folder, mending.id))?;
+            let old = segment::file_path(&folder, mending.id);
+            keep.keep(&old)?;
+            keep.keep(&segment::marks_path(&old))?;
             rewrite(&folder, mending)?;
+        }
+        for (path, segment) in &core.unsealed {
+            keep.keep(&segment::marks_path(path))?;
+            seal(path, segment)?;
         }
         for (path, pieces) in &core.packs {
             keep.keep(path)?;
@@ -650,7 +716,7 @@ fn mend(keep: &Keep, cores: &[Core], plans: &[Vec<Patch>]) -> io::Result<()> {
             if mending.old.pack().is_some() {
                 continue; // other partitions' segments are in it
             }
-            for path in [old.with_extension("marks"), old] {
+            for path in [segment::marks_path(&old), old] {
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}

@@ -298,8 +298,9 @@ impl<I: Io> Owner<I> {
             false => interrupted("its segments have changed"),
         })?;
         self.pace(span.batches.len()).await;
-        let Span { batches, next } = span;
-        Ok(Span { batches: self.with_true_epochs(&work.log, batches), next })
+        let next = span.next;
+        let batches = self.with_true_headers(&work.log, segment, span);
+        Ok(Span { batches, next, misplaced: Vec::new() })
     }
 
     /// Sleeps as long as so many bytes may take at `log.cleaner.io.max.bytes.per.second`.
@@ -337,8 +338,8 @@ impl<I: Io> Owner<I> {
             } else {
                 self.write(work, &mut output).await?;
                 if output.segment.bytes > 0 {
-                    self.store.sync(id).await?;
                     self.store.close(id, output.segment.bytes).await?;
+                    self.store.sync(id).await?;
                 }
             }
             Ok(())

@@ -482,7 +482,9 @@ impl<I: Io> Owner<I> {
         let first = extents.first().map_or(hot_start, |first| first.base);
         // The files of one whose records are all deleted may be gone.
         let log_start = log.borrow().log_start();
-        let may_grow = |last: &mut Segment| last.pack().is_none() && last.next > log_start;
+        let may_grow = |last: &mut Segment| {
+            last.pack().is_none() && !last.is_sparse() && last.next > log_start
+        };
         let mut growing = match segments.pop_if(may_grow) {
             Some(last) => last,
             None => self.new_segment(first),

@@ -1,6 +1,7 @@
-//! Leader epochs of stored batches: no checksum covers them, but the partition knows which epoch
-//! wrote which offsets. One that has changed on the disk is told and given out as it should be;
-//! the records are not touched by it.
+//! What no checksum covers in stored batches: their leader epochs and offsets. But the partition
+//! knows which epoch wrote which offsets, and where compaction has left some out, seals know the
+//! right ones. One that has changed on the disk is told and given out as it should be; the records
+//! are not touched by it.
 //!
 //! Invariants
 //!   E1  No batch from a file is given out with another epoch than the partition's history says.
@@ -10,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::log::{EpochStart, epoch_at};
 use super::{Log, Owner};
 use crate::io::Io;
+use crate::segment::{Misplaced, Segment, Span};
 use crate::wire::records::{self, BatchHeader};
 
 /// What the history says against a batch's epoch.
@@ -19,6 +21,28 @@ pub fn wrong_epoch(epochs: &[EpochStart], header: &BatchHeader) -> Option<i32> {
 }
 
 impl<I: Io> Owner<I> {
+    /// What was read of a segment, with the offsets and epochs that it should have.
+    pub(super) fn with_true_headers(&self, log: &Log, segment: &Segment, span: Span) -> Bytes {
+        for misplaced in &span.misplaced {
+            self.tell_misplaced(log, segment, misplaced);
+        }
+        self.with_true_epochs(log, span.batches)
+    }
+
+    /// Tells of a batch with a wrong offset, once for each.
+    pub(super) fn tell_misplaced(&self, log: &Log, segment: &Segment, misplaced: &Misplaced) {
+        let id = log.borrow().id();
+        let path = self.store.path(segment.id(id));
+        let Misplaced { position, found, due, next } = misplaced;
+        self.tell_damage(&format!(
+            "{} is damaged at byte {position}: a record batch says that it begins with offset \
+             {found}, but it holds offsets {due} to before {next} of {}; nothing is lost, and the \
+             records are served with the right ones",
+            path.display(),
+            self.name_of(id)
+        ));
+    }
+
     /// Whole batches from a file, with the epochs that they should have.
     pub(super) fn with_true_epochs(&self, log: &Log, batches: Bytes) -> Bytes {
         let is_wrong = |(header, _): (BatchHeader, &[u8])| {

@@ -164,12 +164,12 @@ impl<I: Io> Owner<I> {
         };
         while from < segment.next {
             let span = self.store.read(id, segment, from, LOOK_BYTES).await?;
-            let batches = self.with_true_epochs(log, span.batches);
+            from = span.next;
+            let batches = self.with_true_headers(log, segment, span);
             let found = find_in_batches(&batches, timestamp, log.borrow().log_start())?;
             if found != FoundOffset::NONE {
                 return Ok(found);
             }
-            from = span.next;
         }
         Ok(FoundOffset::NONE)
     }

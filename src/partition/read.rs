@@ -15,7 +15,7 @@ use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::io::Io;
 use crate::journal::{Journal, Location};
-use crate::segment::{Segment, Span};
+use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{self, BatchHeader};
 
@@ -239,8 +239,9 @@ impl<I: Io> Owner<I> {
     ) -> std::io::Result<bool> {
         let id = segment.id(log.borrow().id());
         let (bytes_max, at_least_one) = gathered.left();
-        let Span { batches, next } = self.store.read(id, segment, gathered.next, bytes_max).await?;
-        let batches = self.with_true_epochs(log, batches);
+        let span = self.store.read(id, segment, gathered.next, bytes_max).await?;
+        let next = span.next;
+        let batches = self.with_true_headers(log, segment, span);
         let fits = batches.len() <= bytes_max || at_least_one;
         if fits {
             gathered.push(batches, next);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::{Log, Owner, wrong_epoch};
 use crate::base::ids::PartitionId;
 use crate::io::{BLOCK_BYTES, Io};
-use crate::segment::{Damage, Seen, Segment};
+use crate::segment::{Damage, Marks, Misplaced, Seen, Segment, SegmentId};
 use crate::wire::records::BatchHeader;
 
 /// How much longer a step takes while there is traffic.
@@ -131,11 +131,14 @@ impl<I: Io> Owner<I> {
     async fn scrub(&self, log: &Log, segment: &Segment, rate: u64) -> io::Result<()> {
         let id = segment.id(log.borrow().id());
         let reader = self.store.reader(id).await?;
-        let mut check = self.store.check(segment, reader.bytes());
+        let seals = self.seals(id, segment).await?;
+        let mut check = self.store.check(segment, reader.bytes()).with_seals(seals);
         let mut found: Vec<Damage> = Vec::new();
+        let mut misplaced: Vec<Misplaced> = Vec::new();
         let mut wrong: Option<(BatchHeader, i32)> = None;
         let mut note = |seen: Seen<'_>| match seen {
             Seen::Damage(damage) => found.push(damage),
+            Seen::Misplaced(one) => misplaced.push(one),
             Seen::Batch { header, .. } => {
                 let due = wrong_epoch(log.borrow().epochs(), &header);
                 wrong = wrong.or(due.map(|due| (header, due)));
@@ -164,11 +167,26 @@ impl<I: Io> Owner<I> {
             for damage in found {
                 self.tell_segment_damage(log, segment, &damage);
             }
+            for one in misplaced {
+                self.tell_misplaced(log, segment, &one);
+            }
             if let Some((header, due)) = wrong {
                 self.tell_wrong_epoch(log, &header, due);
             }
         }
         Ok(())
+    }
+
+    /// What vouches for a segment's offsets.
+    async fn seals(&self, id: SegmentId, segment: &Segment) -> io::Result<Option<Rc<Marks>>> {
+        loop {
+            match self.store.seals(id, segment).await {
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory && !self.is_ending() => {
+                    self.io.sleep(PATIENCE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// What moves with every write and every read of cold records.

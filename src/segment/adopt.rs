@@ -54,8 +54,21 @@ impl<I: Io> Store<I> {
             let piece: Bytes = read_range(&*file, at, WRITE_BYTES, end).await?;
             at = self.append(id, at, &[piece]).await?;
         }
+        if id.is_sparse() {
+            self.copy_seals(from, id).await?;
+        }
         self.sync(id).await?;
         Ok(at)
+    }
+
+    /// Copies the marks of a sparse segment as they are: what was copied of the file may be
+    /// damaged, and vouches for nothing.
+    async fn copy_seals(&self, from: &Store<I>, id: SegmentId) -> io::Result<()> {
+        self.growing.borrow_mut().remove(&id);
+        match from.marks_file(id).await {
+            Ok(marks) => self.write_marks(id, &marks).await,
+            Err(error) => tolerate_absent(Err(error)),
+        }
     }
 }
 

@@ -8,18 +8,23 @@
 //!
 //! Invariants
 //!   H1  Nothing is told as sound whose CRC was not verified, nor offsets that do not ascend within
-//!       those of the segment; where it was never compacted they are dense.
+//!       those of the segment; where it was never compacted they are dense, otherwise those that
+//!       its seals vouch for, if it has any.
 //!   H2  Every recorded byte is in exactly one batch or damage that is told, in the file's order.
 //!   H3  Memory is bounded by one window, or by one batch that is larger.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::read::{Due, read_range};
-use super::{Segment, SegmentId, Store};
+use super::marks::{Marks, MarksFlaw};
+use super::read::{Due, Sealed, read_range};
+use super::seal::{Misplaced, Wrong};
+use super::{Segment, SegmentId, Store, marks_path};
 use crate::base::ids::Offset;
 use crate::io::{File, Io, OpenHow};
 use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
@@ -33,7 +38,14 @@ const MAGIC: i8 = 2;
 /// One thing met on the way through the file.
 #[derive(Debug)]
 pub enum Seen<'a> {
-    Batch { position: u64, header: BatchHeader, batch: &'a [u8] },
+    /// `header` has the right offset, even where `batch` has another one.
+    Batch {
+        position: u64,
+        header: BatchHeader,
+        batch: &'a [u8],
+    },
+    /// The batch that comes next has a wrong offset.
+    Misplaced(Misplaced),
     Damage(Damage),
 }
 
@@ -52,20 +64,28 @@ pub struct Damage {
 pub enum Flaw {
     NoBatch,
     Crc,
+    Offsets,
     Ends,
     Missing,
     Unreadable,
 }
 
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Flaw {
+    pub(super) fn words(self) -> &'static str {
+        match self {
             Flaw::NoBatch => "no record batch begins here",
             Flaw::Crc => "a record batch's checksum is wrong",
+            Flaw::Offsets => "several record batches from here on have wrong offsets",
             Flaw::Ends => "the file ends here, before its last record",
             Flaw::Missing => "the file is missing",
             Flaw::Unreadable => "it cannot be read",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())
     }
 }
 
@@ -81,10 +101,16 @@ pub struct Check {
     last: Offset,
     is_dense: bool,
     batch_bytes_max: u64,
-    /// Bytes of the window that is wanted.
+    /// Bytes of the window that is wanted, and of those that are needed.
     wanted: usize,
+    least: usize,
     /// The damage that is being passed: where it began.
     bad: Option<(u64, Flaw)>,
+    seals: Option<Rc<Marks>>,
+    /// By position.
+    misplaced: BTreeMap<u64, Misplaced>,
+    /// Stretches with several wrong offsets: where each begins and ends.
+    confused: BTreeMap<u64, u64>,
 }
 
 /// What stands at a place.
@@ -106,11 +132,21 @@ impl Check {
             end,
             lacking: segment.bytes - end,
             last: segment.next,
-            is_dense: segment.generation() == 0,
+            is_dense: !segment.is_sparse(),
             batch_bytes_max: BATCH_BYTES_MAX,
             wanted: WINDOW_BYTES,
+            least: 1,
             bad: None,
+            seals: None,
+            misplaced: BTreeMap::new(),
+            confused: BTreeMap::new(),
         }
+    }
+
+    /// With what vouches for the offsets.
+    pub fn with_seals(mut self, seals: Option<Rc<Marks>>) -> Check {
+        self.seals = seals;
+        self
     }
 
     /// From a place on where this is due.
@@ -127,7 +163,12 @@ impl Check {
 
     /// Where the next window begins, and its bytes at most; `None` at the end.
     pub fn wants(&self) -> Option<(u64, usize)> {
-        (self.position < self.end).then_some((self.position, self.wanted))
+        let Some(seals) = &self.seals else {
+            return (self.position < self.end).then_some((self.position, self.wanted));
+        };
+        let end = seals.reach(self.position, (self.least as u64, self.wanted as u64));
+        let wanted = usize::try_from(end - self.position).unwrap_or(usize::MAX);
+        (self.position < self.end).then_some((self.position, wanted))
     }
 
     /// The offset that comes next: everything before it was seen.
@@ -138,11 +179,15 @@ impl Check {
     /// Looks at the window that it wants, and tells what it sees.
     pub fn take(&mut self, window: &[u8], visit: &mut dyn FnMut(Seen<'_>)) {
         let mut left = window;
-        self.wanted = WINDOW_BYTES;
+        (self.wanted, self.least) = (WINDOW_BYTES, 1);
+        self.verify(window);
         while !left.is_empty() {
             match self.judge(left) {
                 Judged::Sound(header, bytes) => {
                     self.tell_damage(header.base_offset, visit);
+                    if let Some(misplaced) = self.misplaced.get(&self.position) {
+                        visit(Seen::Misplaced(*misplaced));
+                    }
                     let (batch, rest) = left.split_at(bytes);
                     visit(Seen::Batch { position: self.position, header, batch });
                     self.next = header.next_offset();
@@ -155,13 +200,24 @@ impl Check {
                     left = left.get(usize::try_from(bytes).unwrap_or(usize::MAX)..).unwrap_or(&[]);
                 }
                 Judged::More(bytes) if bytes > left.len() => {
-                    self.wanted = bytes.max(WINDOW_BYTES);
+                    (self.wanted, self.least) = (bytes.max(WINDOW_BYTES), bytes);
                     // A window that begins here holds it, unless the file is shorter than it was.
                     let is_short = left.len() == window.len() && window.len() >= bytes;
                     debug_assert!(!is_short, "what was asked for is there");
                     return;
                 }
                 Judged::More(_) => unreachable!("more is asked for only where there is less"),
+            }
+        }
+    }
+
+    /// Looks at the offsets in a window.
+    fn verify(&mut self, window: &[u8]) {
+        let Some(seals) = &self.seals else { return };
+        for wrong in seals.judge(self.position, window) {
+            match wrong {
+                Wrong::One(one) => drop(self.misplaced.insert(one.position, one)),
+                Wrong::Several { position, end } => drop(self.confused.insert(position, end)),
             }
         }
     }
@@ -188,7 +244,12 @@ impl Check {
         if left < HEADER_BYTES as u64 {
             return Judged::Bad(Flaw::NoBatch, left);
         }
-        let Some(header) = BatchHeader::read(bytes) else { return Judged::More(HEADER_BYTES) };
+        if let Some(end) = self.confused.get(&self.position) {
+            return Judged::Bad(Flaw::Offsets, end - self.position);
+        }
+        let Some(header) = self.header(self.position, bytes) else {
+            return Judged::More(HEADER_BYTES);
+        };
         let is_next = !self.is_dense || self.bad.is_some() || header.base_offset == self.next;
         let Some(total) = self.plausible(&header, left).filter(|_| is_next) else {
             return Judged::Bad(Flaw::NoBatch, 1);
@@ -202,13 +263,23 @@ impl Check {
         if rest < HEADER_BYTES as u64 {
             return Judged::Bad(Flaw::Crc, left);
         }
-        match BatchHeader::read(bytes.get(total..).unwrap_or_default()) {
+        let after = self.position + total as u64;
+        match self.header(after, bytes.get(total..).unwrap_or_default()) {
             None => Judged::More(total + HEADER_BYTES),
             Some(next) if self.plausible(&next, rest).is_some() => {
                 Judged::Bad(Flaw::Crc, total as u64)
             }
             Some(_) => Judged::Bad(Flaw::Crc, 1),
         }
+    }
+
+    /// A header, with the right offset.
+    fn header(&self, position: u64, bytes: &[u8]) -> Option<BatchHeader> {
+        let mut header = BatchHeader::read(bytes)?;
+        if let Some(misplaced) = self.misplaced.get(&position) {
+            header.base_offset = misplaced.due;
+        }
+        Some(header)
     }
 
     /// The bytes of a batch whose header can be one, with so many bytes left.
@@ -261,18 +332,15 @@ impl<I: Io> Store<I> {
             return true;
         }
         let path = self.path(id);
-        let why = match self.file(id).await {
-            Ok(file) if file.len() >= recorded => return true,
-            // It may have been opened while it was shorter.
-            Ok(_) => match self.reader(id).await {
-                Ok(reader) if reader.bytes() >= recorded => return true,
-                Ok(reader) => format!("it ends at byte {}", reader.bytes()),
-                Err(error) => error.to_string(),
-            },
+        // One that is open already may have lost its name, or its end, and more than that with it.
+        let why = match self.reader(id).await {
+            Ok(reader) if reader.bytes() >= recorded => return true,
+            Ok(reader) => format!("it ends at byte {}", reader.bytes()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => "it is missing".into(),
             // Whoever writes to it is told.
             Err(_) => return true,
         };
+        self.cache.borrow_mut().forget(id);
         tracing::error!("{} should have {recorded} bytes and is damaged: {why}", path.display());
         false
     }
@@ -282,12 +350,14 @@ impl<I: Io> Store<I> {
         &self,
         file: &I::File,
         segment: &Segment,
-        position: u64,
-        due: &Due,
+        (position, due): (u64, &Due),
+        sealed: &Sealed,
     ) -> io::Result<Option<(u64, Offset)>> {
         let start = segment.start();
         let file_bytes = file.len().saturating_sub(start);
         let mut check = self.check(segment, file_bytes).from(position, due);
+        check = check.with_seals(sealed.marks.clone());
+        check.misplaced = sealed.misplaced.iter().map(|one| (one.position, *one)).collect();
         let mut found = None;
         while let Some((at, wanted)) = check.wants().filter(|_| found.is_none()) {
             let window = read_range(file, start + at, wanted, start + check.end).await?;
@@ -311,7 +381,9 @@ pub fn check_file(
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::open(path)?;
     let start = segment.start();
-    let mut check = Check::new(segment, file.metadata()?.len().saturating_sub(start));
+    let seals = read_seals(path, segment)?.unwrap_or_default().map(Rc::new);
+    let check = Check::new(segment, file.metadata()?.len().saturating_sub(start));
+    let mut check = check.with_seals(seals);
     let mut window = Vec::new();
     while let Some((position, wanted)) = check.wants() {
         let left = check.end - position;
@@ -321,6 +393,22 @@ pub fn check_file(
     }
     check.finish(visit);
     Ok(())
+}
+
+/// What vouches for the offsets in a segment's file that no node uses, or what is wrong with that;
+/// `None` where an older version has written none, or nothing needs to.
+pub fn read_seals(path: &Path, segment: &Segment) -> io::Result<Result<Option<Marks>, MarksFlaw>> {
+    if !segment.is_sparse() {
+        return Ok(Ok(None));
+    }
+    match std::fs::read(marks_path(path)) {
+        Ok(bytes) => {
+            let marks = Marks::decode_of(&bytes, segment.bytes);
+            Ok(marks.map(|marks| Some(marks).filter(Marks::is_sealed)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(MarksFlaw::Missing)),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -370,6 +458,7 @@ mod tests {
                 told += found.bytes;
                 damage.push(found);
             }
+            Seen::Misplaced(found) => panic!("there are no seals: {found:?}"),
         };
         while let Some((position, wanted)) = check.wants() {
             let from = usize::try_from(position).expect("small");

@@ -16,6 +16,7 @@
 //!       bytes before it once more, the same.
 //!   G2  Nothing that is read from a file is given out before every batch's CRC was verified.
 //!   G3  A file's marks only say where to begin; each is checked against the batch that it names.
+//!       Those of a compacted segment also vouch for the offsets in it (`seal`).
 //!   G4  Open files, and marks and what was read in memory, are bounded.
 
 mod adopt;
@@ -24,6 +25,7 @@ mod check;
 pub mod marks;
 mod pack;
 mod read;
+mod seal;
 mod spans;
 mod unpack;
 mod write;
@@ -39,9 +41,11 @@ use crate::io::Io;
 use crate::io::pace::ReadPace;
 
 use cache::Cache;
-pub use check::{Damage, Flaw, Reader, Seen, check_file};
+pub use check::{Damage, Flaw, Reader, Seen, check_file, read_seals};
+pub use marks::{Marks, MarksFlaw};
 pub use pack::{DirectoryFlaw, Pack, PackWriter, Piece};
 pub use read::Span;
+pub use seal::Misplaced;
 use spans::Spans;
 pub use unpack::{Unpacking, read_pack, write_directory};
 
@@ -97,6 +101,12 @@ impl Segment {
         }
     }
 
+    /// Whether offsets may be left out in it. Such a file is written once and takes no more; its
+    /// marks have seals, unless they were lost or an older version wrote it.
+    pub fn is_sparse(&self) -> bool {
+        self.generation() > 0
+    }
+
     /// The number of the pack that it is in.
     pub fn pack(&self) -> Option<u32> {
         match self.home {
@@ -122,6 +132,10 @@ pub struct SegmentId {
 impl SegmentId {
     fn is_packed(self) -> bool {
         matches!(self.home, Home::Pack { .. })
+    }
+
+    fn is_sparse(self) -> bool {
+        matches!(self.home, Home::File { generation: 1.. })
     }
 
     fn is_in_pack(self, pack: u32) -> bool {
@@ -179,6 +193,11 @@ pub fn file_path(directory: &Path, id: SegmentId) -> PathBuf {
     }
 }
 
+/// The marks of a segment's file.
+pub fn marks_path(segment: &Path) -> PathBuf {
+    segment.with_extension("marks")
+}
+
 /// The file of a pack in a store's directory.
 pub fn pack_path(directory: &Path, number: u32) -> PathBuf {
     pack::path(directory, number)
@@ -192,7 +211,8 @@ pub fn named(partition: PartitionId, name: &str) -> Option<SegmentId> {
     Some(SegmentId { partition, base: base.parse().ok()?, home })
 }
 
-/// A partition's files in a store that no node uses, by base, of each the newest. Blocking.
+/// A partition's files in a store that no node uses, by base, of each the newest that is whole: one
+/// that a compaction has left unfinished has no seals yet. Blocking.
 pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
     let names = std::fs::read_dir(partition_path(directory, partition));
     let names = names
@@ -200,12 +220,23 @@ pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
         .flatten()
         .flatten()
         .filter_map(|name| named(partition, name.file_name().to_str()?));
+    let rank = |id: &SegmentId| {
+        let is_whole = !id.is_sparse() || is_sealed(&file_path(directory, *id));
+        (is_whole, *id)
+    };
     let mut newest: BTreeMap<Offset, SegmentId> = BTreeMap::new();
     for id in names {
         let known = newest.entry(id.base).or_insert(id);
-        *known = id.max(*known);
+        *known = std::cmp::max_by_key(id, *known, rank);
     }
     newest.into_values().collect()
+}
+
+/// Whether there are marks for all of a segment's file, of whatever version.
+fn is_sealed(path: &Path) -> bool {
+    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let marks = std::fs::read(marks_path(path)).ok();
+    marks.is_some_and(|marks| Marks::decode_of(&marks, bytes).is_ok())
 }
 
 /// See the module's documentation.
@@ -219,6 +250,10 @@ pub struct Store<I: Io> {
     last_pack: Cell<u32>,
     /// Files whose names power loss may still take.
     unnamed: RefCell<BTreeSet<SegmentId>>,
+    /// Of sparse segments that are being written.
+    growing: RefCell<BTreeMap<SegmentId, Marks>>,
+    /// Sparse segments of which it was told that their marks are lost.
+    unsealed: RefCell<BTreeSet<SegmentId>>,
     /// Bytes a second.
     pace: Cell<Option<f64>>,
     /// Of reads; none before `set_read_pace`.
@@ -239,6 +274,8 @@ impl<I: Io> Store<I> {
             packs: RefCell::default(),
             last_pack: Cell::new(0),
             unnamed: RefCell::default(),
+            growing: RefCell::default(),
+            unsealed: RefCell::default(),
             pace: Cell::new(None),
             read_pace: OnceCell::new(),
         };
@@ -252,7 +289,7 @@ impl<I: Io> Store<I> {
     }
 
     fn marks_path(&self, id: SegmentId) -> PathBuf {
-        self.path(id).with_extension("marks")
+        marks_path(&self.path(id))
     }
 
     fn topic_directory(&self, topic: TopicNumber) -> PathBuf {
@@ -282,6 +319,8 @@ impl<I: Io> Store<I> {
         self.cache.borrow_mut().forget(id);
         self.spans.borrow_mut().forget(|one| *one == id);
         self.unnamed.borrow_mut().remove(&id);
+        self.growing.borrow_mut().remove(&id);
+        self.unsealed.borrow_mut().remove(&id);
         for path in [self.path(id), self.marks_path(id)] {
             tolerate_absent(self.io.remove_unsynced(&path).await)?;
         }

@@ -1,12 +1,16 @@
 //! Reading from a segment: whole, verified batches from the one that holds an offset.
+//!
+//! What a sparse segment's seals vouch for is read from mark to mark, so that they can be verified;
+//! one wrong offset between two marks is put right in what is given out, and told.
 
 use std::io;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use super::marks::Marks;
-use super::{Segment, SegmentId, Store, tolerate_absent};
+use super::marks::{Marks, MarksFlaw};
+use super::seal::{Misplaced, Wrong};
+use super::{Flaw, Segment, SegmentId, Store};
 use crate::base::ids::Offset;
 use crate::io::pace::ReadPace;
 use crate::io::{BLOCK_BYTES, File, Io, OpenHow};
@@ -15,6 +19,8 @@ use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
 /// The least and the most that is read from a file at a time, but for a larger batch.
 const READ_BYTES_MIN: usize = 64 << 10;
 const READ_BYTES_MAX: usize = 1 << 20;
+/// Segments of which it is remembered that they were told to have lost their marks.
+const UNSEALED_MAX: usize = 4096;
 
 /// Batches back to back.
 #[derive(Clone, Debug)]
@@ -22,6 +28,9 @@ pub struct Span {
     pub batches: Bytes,
     /// One past the last record's offset.
     pub next: Offset,
+    /// Batches that stand in the file with wrong offsets, near those that are given with the right
+    /// ones.
+    pub misplaced: Vec<Misplaced>,
 }
 
 impl Span {
@@ -38,7 +47,46 @@ impl Span {
             length += batch.len();
             next = header.next_offset();
         }
-        Span { batches: self.batches.slice(..length), next }
+        Span { batches: self.batches.slice(..length), next, ..self }
+    }
+}
+
+/// What vouches for a segment's offsets, and what it has found.
+#[derive(Default)]
+pub(super) struct Sealed {
+    pub marks: Option<Rc<Marks>>,
+    pub misplaced: Vec<Misplaced>,
+}
+
+impl Sealed {
+    /// Bytes of a read from `position` on, `least` of them in any case, so that it ends with a
+    /// stretch.
+    fn reach(&self, position: u64, (least, wanted): (usize, usize)) -> usize {
+        let Some(marks) = &self.marks else { return wanted };
+        let end = marks.reach(position, (least as u64, wanted as u64));
+        usize::try_from(end - position).unwrap_or(usize::MAX)
+    }
+
+    /// What was read from `position` on, with the right offsets, up to a stretch of which nobody
+    /// knows them.
+    fn verify(&mut self, position: u64, window: Bytes) -> Bytes {
+        let Some(marks) = &self.marks else { return window };
+        let mut end = window.len();
+        for wrong in marks.judge(position, &window) {
+            match wrong {
+                Wrong::One(one) if self.misplaced.contains(&one) => {}
+                Wrong::One(one) => self.misplaced.push(one),
+                Wrong::Several { position: from, .. } => {
+                    end = end.min(usize::try_from(from - position).unwrap_or(0));
+                }
+            }
+        }
+        if self.misplaced.is_empty() {
+            return window.slice(..end);
+        }
+        let mut mended = BytesMut::from(&window[..end]);
+        self.misplaced.iter().for_each(|one| one.mend(position, &mut mended));
+        mended.freeze()
     }
 }
 
@@ -85,7 +133,7 @@ impl<I: Io> Store<I> {
     /// What was read lately.
     fn held(&self, id: SegmentId, from: Offset, bytes_max: usize) -> Option<Span> {
         let (batches, next) = self.spans.borrow_mut().find(id, from, bytes_max)?;
-        Some(Span { batches, next })
+        Some(Span { batches, next, misplaced: Vec::new() })
     }
 
     /// As `read`, from the file whatever was read of it before.
@@ -97,18 +145,23 @@ impl<I: Io> Store<I> {
         bytes_max: usize,
     ) -> io::Result<Span> {
         let (file, end) = self.file_with(id, segment.bytes).await?;
-        let (mut position, next) = self.begin(id, segment, from).await?;
+        let mut sealed = Sealed { marks: self.seals(id, segment).await?, ..Sealed::default() };
+        let (mut position, next) = match &sealed.marks {
+            Some(marks) => begin_at(marks, segment, from),
+            None => self.begin(id, segment, from).await?,
+        };
         let mut due = Due::new(segment, next);
         let pace = self.read_pace.get();
         let most = pace.map_or(READ_BYTES_MAX, |pace| pace.piece_bytes().min(READ_BYTES_MAX));
-        let mut wanted = bytes_max.clamp(READ_BYTES_MIN, most);
+        let (mut least, mut wanted) = (1, bytes_max.clamp(READ_BYTES_MIN, most));
         let start = segment.start();
         while position < end {
-            let read = read_range(&*file, start + position, wanted, start + end);
-            let window = match pace {
-                Some(pace) => pace.read(wanted, read).await?,
-                None => read.await?,
-            };
+            let length = sealed.reach(position, (least, wanted));
+            let window = self.read_paced(&file, start + position, length, start + end).await?;
+            let window = sealed.verify(position, window);
+            if window.is_empty() {
+                return Err(self.damaged(id, position, Flaw::Offsets.words()));
+            }
             let skipped = due.skip(&window, from);
             let found = window.slice(skipped..);
             position += skipped as u64;
@@ -117,8 +170,9 @@ impl<I: Io> Store<I> {
             }
             let left = (end - position).min(self.batch_bytes_max());
             let outcome = match due.whole_batch(&found, left) {
-                Ok(bytes) if bytes > found.len() => {
-                    wanted = bytes;
+                // What was read for this batch is cut before it where its offset is unknown.
+                Ok(bytes) if bytes > found.len() && (skipped > 0 || bytes > least) => {
+                    (least, wanted) = (bytes, wanted.max(bytes));
                     continue;
                 }
                 Ok(bytes) => due.take_verified(&found).map(|taken| (bytes, taken)),
@@ -126,7 +180,8 @@ impl<I: Io> Store<I> {
             };
             match outcome {
                 Ok((first, (length, next))) => {
-                    let whole = Span { batches: found.slice(..length), next };
+                    let misplaced = std::mem::take(&mut sealed.misplaced);
+                    let whole = Span { batches: found.slice(..length), next, misplaced };
                     let batches = whole.batches.clone();
                     self.spans.borrow_mut().hold((id, from), batches, next, window.len());
                     let span = whole.up_to(bytes_max.max(first));
@@ -137,17 +192,34 @@ impl<I: Io> Store<I> {
                 }
                 Err(why) => {
                     // What is damaged may lie before the offset that is wanted.
-                    let sound = self.next_sound(&file, segment, position, &due).await?;
+                    let sound = self.next_sound(&file, segment, (position, &due), &sealed).await?;
                     let sound = sound.filter(|(place, base)| *place > position && *base <= from);
                     let damaged = || self.damaged(id, position, why);
                     (position, due.next) = sound.ok_or_else(damaged)?;
+                    least = 1;
                 }
             }
         }
         if end < segment.bytes {
             return Err(self.damaged(id, end, "the file ends before its last record"));
         }
-        Ok(Span { batches: Bytes::new(), next: segment.next })
+        let misplaced = sealed.misplaced;
+        Ok(Span { batches: Bytes::new(), next: segment.next, misplaced })
+    }
+
+    /// As `read_range`, at the readers' pace.
+    async fn read_paced(
+        &self,
+        file: &I::File,
+        position: u64,
+        wanted: usize,
+        end: u64,
+    ) -> io::Result<Bytes> {
+        let read = read_range(file, position, wanted, end);
+        match self.read_pace.get() {
+            Some(pace) => pace.read(wanted, read).await,
+            None => read.await,
+        }
     }
 
     /// The file, and how many of its recorded bytes are there: all, unless it is damaged.
@@ -204,25 +276,30 @@ impl<I: Io> Store<I> {
         segment: &Segment,
         from: Offset,
     ) -> io::Result<(u64, Offset)> {
-        let front = (0, segment.base);
         if from <= segment.base {
-            return Ok(front);
+            return Ok((0, segment.base));
         }
         let hint = self.cache.borrow().hinted(id, from);
         if let Some(position) = hint {
             return Ok((position, from));
         }
         if id.is_packed() {
-            return Ok(front);
+            return Ok((0, segment.base));
         }
-        let marks = self.marks(id, segment).await?;
-        let mark = marks.at(from).filter(|mark| (segment.base..=from).contains(&mark.offset));
-        Ok(mark.map_or(front, |mark| (mark.position, mark.offset)))
+        Ok(begin_at(&*self.marks(id, segment).await?, segment, from))
     }
 
     /// Bytes of a batch at most: what a damaged length says is not waited for.
     pub(super) fn batch_bytes_max(&self) -> u64 {
         self.arena.budget() as u64 / 2
+    }
+
+    /// The marks of a segment whose offsets they vouch for.
+    pub async fn seals(&self, id: SegmentId, segment: &Segment) -> io::Result<Option<Rc<Marks>>> {
+        if !segment.is_sparse() {
+            return Ok(None);
+        }
+        Ok(Some(self.marks(id, segment).await?).filter(|marks| marks.is_sealed()))
     }
 
     /// The marks of all of the segment: those in memory, those of its file, or made anew.
@@ -231,7 +308,7 @@ impl<I: Io> Store<I> {
         let mut marks = match known {
             Some(marks) if marks.covered() >= segment.bytes => return Ok(marks),
             Some(marks) => marks,
-            None => Rc::new(self.read_marks(id, segment).await.unwrap_or_default()),
+            None => Rc::new(self.read_marks(id, segment).await?.unwrap_or_default()),
         };
         if marks.covered() < segment.bytes {
             let grown = Rc::make_mut(&mut marks);
@@ -243,29 +320,63 @@ impl<I: Io> Store<I> {
         Ok(marks)
     }
 
-    /// The marks' file; `None` if it is not there or not this segment's.
-    async fn read_marks(&self, id: SegmentId, segment: &Segment) -> Option<Marks> {
-        let path = self.marks_path(id);
-        let file = match self.io.open(&path, OpenHow::Existing).await {
-            Ok(file) => file,
-            Err(error) => {
-                if let Err(error) = tolerate_absent(Err(error)) {
-                    tracing::warn!("{} is made anew: {error}", path.display());
+    /// The marks in their file, if they are those of this segment. It is told if they are not, and
+    /// if those of a sparse one are missing.
+    async fn read_marks(&self, id: SegmentId, segment: &Segment) -> io::Result<Option<Marks>> {
+        let why = match self.marks_file(id).await {
+            Ok(bytes) => match Marks::decode_of(&bytes, segment.bytes) {
+                Ok(marks) => return Ok(Some(marks)),
+                Err(flaw) => flaw.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !segment.is_sparse() {
+                    return Ok(None);
                 }
-                return None;
+                // Both go together, the segment first.
+                self.io.open(&self.path(id), OpenHow::Existing).await?;
+                MarksFlaw::Missing.to_string()
             }
+            Err(error) => error.to_string(),
         };
-        let length = usize::try_from(file.len()).ok()?.next_multiple_of(BLOCK_BYTES);
-        let bytes = file.read_at(0, length).await.ok()?;
-        let marks = Marks::decode(&bytes).filter(|marks| marks.covered() == segment.bytes);
-        if marks.is_none() {
-            tracing::warn!("{} is not of this segment and is made anew", path.display());
+        if segment.is_sparse() {
+            self.tell_unsealed(id, segment, &why);
+        } else {
+            tracing::warn!("{} is made anew: {why}", self.marks_path(id).display());
         }
-        marks
+        Ok(None)
+    }
+
+    /// The bytes of a segment's marks, as they are.
+    pub(super) async fn marks_file(&self, id: SegmentId) -> io::Result<Bytes> {
+        let file = self.io.open(&self.marks_path(id), OpenHow::Existing).await?;
+        let length = usize::try_from(file.len()).map_err(io::Error::other)?;
+        Ok(file.read_at(0, length.next_multiple_of(BLOCK_BYTES)).await?.freeze())
+    }
+
+    /// Tells once that nothing vouches for a sparse segment's offsets any more.
+    fn tell_unsealed(&self, id: SegmentId, segment: &Segment, why: &str) {
+        let mut unsealed = self.unsealed.borrow_mut();
+        if unsealed.contains(&id) {
+            return;
+        }
+        if unsealed.len() < UNSEALED_MAX {
+            unsealed.insert(id);
+        }
+        let Segment { base, next, .. } = segment;
+        tracing::error!(
+            "{}: {why}. It is made anew and no record is lost, but should an offset change in {}, \
+             which holds offsets {base} to before {next} of {}, nobody will notice. Stop the node \
+             and put back a copy, or run `corelog repair`, which takes the file's word for it",
+            self.marks_path(id).display(),
+            self.path(id).display(),
+            id.partition
+        );
     }
 
     /// Reads the headers of what the marks do not cover.
     async fn scan(&self, id: SegmentId, segment: &Segment, marks: &mut Marks) -> io::Result<()> {
+        debug_assert!(!marks.is_sealed(), "what is read vouches for nothing");
         let (file, end) = self.file_with(id, segment.bytes).await?;
         let mut wanted = READ_BYTES_MAX;
         let mut due = Due::new(segment, marks.next().unwrap_or(segment.base));
@@ -287,7 +398,8 @@ impl<I: Io> Store<I> {
                 let bytes = due.whole_batch(&window, left).unwrap_or(0);
                 if bytes <= window.len() {
                     // Reads that begin there meet it; the others begin behind it.
-                    let sound = self.next_sound(&file, segment, position, &due).await?;
+                    let place = (position, &due);
+                    let sound = self.next_sound(&file, segment, place, &Sealed::default()).await?;
                     marks.pass(sound, segment.bytes);
                     due.next = sound.map_or(due.next, |(_, next)| next);
                     continue;
@@ -309,6 +421,12 @@ impl<I: Io> Store<I> {
         let what = format!("{why} (byte {position} of {})", self.path(id).display());
         io::Error::new(io::ErrorKind::InvalidData, what)
     }
+}
+
+/// Where to begin for `from` by the marks, and the offset that comes there.
+fn begin_at(marks: &Marks, segment: &Segment, from: Offset) -> (u64, Offset) {
+    let mark = marks.at(from).filter(|mark| (segment.base..=from).contains(&mark.offset));
+    mark.map_or((0, segment.base), |mark| (mark.position, mark.offset))
 }
 
 /// `wanted` bytes from `position` on, or as many as there are before `end`.
@@ -340,7 +458,7 @@ pub(super) struct Due {
 
 impl Due {
     fn new(segment: &Segment, next: Offset) -> Due {
-        Due { next, last: segment.next, is_dense: segment.generation() == 0 }
+        Due { next, last: segment.next, is_dense: !segment.is_sparse() }
     }
 
     fn fits(&self, header: &BatchHeader) -> bool {

@@ -7,6 +7,8 @@ use super::*;
 use crate::io::sim::{Crash, Fault, Node, SimIo, World};
 use crate::wire::records::{self, BatchBuilder, BatchHeader, Codec, NewRecord};
 
+mod seals;
+
 const SEEDS: u64 = 300;
 const ARENA_BYTES: usize = 32 << 20;
 const ID: SegmentId = SegmentId {

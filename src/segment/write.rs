@@ -4,6 +4,8 @@
 //!   A1  An append writes from the last recorded byte on, whatever stands there: an attempt that
 //!       failed half-way is simply made again.
 //!   A2  After an append the file ends with its last batch: other programs read it too.
+//!   A3  The seals of a sparse segment are made of what was appended, and durable before anything
+//!       names the segment.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -118,27 +120,37 @@ impl<I: Io> Store<I> {
         Ok(())
     }
 
-    /// Keeps the marks of a segment that takes no more, if they are known.
+    /// Keeps the marks of a segment that takes no more, if they are known: durably, after `sync`,
+    /// those of a sparse one.
     pub async fn close(&self, id: SegmentId, bytes: u64) -> io::Result<()> {
-        let marks = self.cache.borrow().marks(id).filter(|marks| marks.covered() == bytes);
+        let sealed = self.growing.borrow_mut().remove(&id).map(Rc::new);
+        let known = || self.cache.borrow().marks(id);
+        let marks = sealed.or_else(known).filter(|marks| marks.covered() == bytes);
         let Some(marks) = marks else { return Ok(()) };
-        let encoded = marks.encode();
+        self.write_marks(id, &marks.encode()).await?;
+        self.cache.borrow_mut().hold_marks(id, marks);
+        Ok(())
+    }
+
+    /// Writes a segment's marks.
+    pub(super) async fn write_marks(&self, id: SegmentId, encoded: &[u8]) -> io::Result<()> {
         let refused = || io::Error::from(io::ErrorKind::OutOfMemory);
         let length = encoded.len().next_multiple_of(BLOCK_BYTES);
         let mut buffer = self.arena.take(length).ok_or_else(refused)?;
         buffer.set_len(0);
-        fill(&mut buffer, &encoded);
+        fill(&mut buffer, encoded);
         buffer.set_len(length);
         buffer[encoded.len()..].fill(0);
         let path = self.marks_path(id);
-        // They are made anew if power loss takes the name.
+        // Others than seals are made anew if power loss takes the name.
         let file = match self.io.open(&path, OpenHow::CreateUnsynced).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.io.open(&path, OpenHow::Existing).await?
             }
             outcome => outcome?,
         };
-        file.write_at(0, buffer.freeze(), Durability::Written).await
+        let durability = if id.is_sparse() { Durability::Flushed } else { Durability::Written };
+        file.write_at(0, buffer.freeze(), durability).await
     }
 
     async fn file_to_append(&self, id: SegmentId, recorded: u64) -> io::Result<Rc<I::File>> {
@@ -247,6 +259,9 @@ impl<I: Io> Store<I> {
 
     /// Goes on with the marks, where they are known up to here.
     fn mark(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) {
+        if id.is_sparse() {
+            return self.seal(id, recorded, pieces);
+        }
         let mut cache = self.cache.borrow_mut();
         let known = if recorded == 0 { Some(Rc::default()) } else { cache.take_marks(id) };
         let Some(mut marks) = known.filter(|marks: &Rc<Marks>| marks.covered() == recorded) else {
@@ -261,6 +276,20 @@ impl<I: Io> Store<I> {
             }
         }
         cache.hold_marks(id, marks);
+    }
+
+    /// As `mark`, for a sparse segment: nothing else can make these, so they are kept until it is
+    /// closed.
+    fn seal(&self, id: SegmentId, recorded: u64, pieces: &[Bytes]) {
+        let mut growing = self.growing.borrow_mut();
+        if recorded == 0 {
+            growing.insert(id, Marks::sealed());
+        }
+        if let Some(marks) = growing.get_mut(&id).filter(|marks| marks.covered() == recorded) {
+            for (header, batch) in pieces.iter().flat_map(|piece| records::batches(piece)) {
+                marks.add(&header, batch.len());
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -447,6 +448,49 @@ fn a_running_node_is_not_repaired_and_a_sound_one_needs_nothing() {
     let (code, said) = repair(&broker, false);
     assert!(code == Some(1) && said.contains("belongs to a running Corelog"), "{said}");
     assert_eq!(readable(&mut Peer::connect(broker.address()), &one, 8).0, all_but(&[], 8));
+}
+
+/// What is drained after a growing segment has lost its end, or its name, goes into another one.
+#[test]
+fn a_segment_that_is_cut_or_removed_under_a_running_node_takes_no_more() {
+    let mut broker = Broker::start(SMALL);
+    let topic = fresh("growing");
+    let mut peer = Peer::connect(broker.address());
+    create(&mut peer, &topic, &[FOREVER]);
+    let mut end = 0;
+    let mut lost: Vec<i64> = Vec::new();
+    for is_cut in [true, false] {
+        write(&mut peer, &topic, end..end + 60);
+        end += 60;
+        let mut before = Vec::new();
+        let lengths = |broker: &Broker| -> Vec<u64> {
+            segment_files(broker).iter().map(|f| f.metadata().map_or(0, |m| m.len())).collect()
+        };
+        await_that("nothing is drained any more", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let found = lengths(&broker);
+            std::mem::replace(&mut before, found.clone()) == found && !found.is_empty()
+        });
+        let active = segment_files(&broker).pop().expect("one");
+        let stem = active.file_stem().expect("a name").to_str().expect("digits");
+        let base: i64 = stem.parse().expect("an offset");
+        let length = *before.last().expect("one");
+        let batch_bytes = 1_000_000 + 80;
+        let held = i64::try_from((length + 500_000) / 1_000_000).expect("few");
+        let file = fs::File::options().write(true).open(&active).expect("there");
+        match is_cut {
+            true => file.set_len(batch_bytes + 5000).expect("cut"),
+            false => fs::remove_file(&active).expect("there"),
+        }
+        lost.extend(base + i64::from(is_cut)..base + held);
+        write(&mut peer, &topic, end..end + 60);
+        end += 60;
+        broker.await_log(&format!("{} should have", active.display()));
+    }
+    assert!(lost.len() > 10, "{lost:?}");
+    broker.restart();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(readable(&mut peer, &topic, end), (all_but(&lost, end), lost));
 }
 
 /// The first journal file that is needed, as `journal.range` says.

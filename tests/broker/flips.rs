@@ -74,7 +74,7 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 /// Reads one partition from an offset: the error, and the batches.
-fn read(peer: &mut Peer, (topic, partition): (&str, i32), from: i64) -> (i16, Vec<u8>) {
+pub fn read(peer: &mut Peer, (topic, partition): (&str, i32), from: i64) -> (i16, Vec<u8>) {
     let parts = [(partition, from, 1 << 20)];
     let ask = Ask { topic, parts: &parts, wait_ms: 0, bytes_min: 0, bytes_max: 1 << 20 };
     let answer = peer.ask(&ask.encode());

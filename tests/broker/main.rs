@@ -12,6 +12,7 @@ mod connections;
 mod cores;
 mod crowd;
 mod damage;
+mod damaged_offsets;
 mod damaged_packs;
 mod disk;
 mod flips;
