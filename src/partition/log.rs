@@ -465,6 +465,13 @@ impl PartitionLog {
         })
     }
 
+    /// The greatest timestamp of the places that begin at or behind `from`.
+    pub fn max_timestamp_behind(&self, from: Offset) -> Option<i64> {
+        let cold = self.live_segments().filter(|cold| cold.base >= from);
+        let hot = self.settled_extents().filter(|hot| hot.base >= from);
+        cold.map(|cold| cold.max_timestamp).chain(hot.map(|hot| hot.max_timestamp)).max()
+    }
+
     fn settled_extents(&self) -> impl Iterator<Item = &Extent> {
         self.extents.iter().take_while(|extent| extent.next <= self.high_watermark)
     }
