@@ -10,8 +10,8 @@
 //! Both are bounded: records go into segments as their journal file is drained; the active segment
 //! is closed at `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`.
 //! So `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
-//! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves,
-//! so that they are compacted within about twice that time.
+//! compacted records. Once records are as old as that they leave the journal by themselves, however
+//! little is written, and are compacted within about as much time again.
 //!
 //! Invariants
 //!   Y1  A segment that a durable checkpoint names is never changed; its successor is a file of
@@ -169,9 +169,7 @@ impl<I: Io> Owner<I> {
     async fn work_of(&self, log: Log, config: &TopicConfig) -> Option<Work> {
         let now = self.io.wall().0;
         let has_bound = config.max_compaction_lag_ms < i64::MAX;
-        if has_bound {
-            self.drain_late(&log, now.saturating_sub(config.max_compaction_lag_ms)).await;
-        }
+        self.drain_late(&log, now.saturating_sub(config.segment_ms)).await;
         let policy = Policy {
             min_lag_ms: config.min_compaction_lag_ms,
             dirty_ratio: config.dirty_ratio,
@@ -194,7 +192,8 @@ impl<I: Io> Owner<I> {
         (work.is_late || dirty.ratio > policy.dirty_ratio).then_some(work)
     }
 
-    /// Takes records out of the journal that are older than the topic lets them be dirty.
+    /// Takes records out of the journal once the oldest is older than a segment may be, all but the
+    /// last: as often as that, a partition has something new to compact.
     async fn drain_late(&self, log: &Log, oldest: i64) {
         loop {
             let through = log.borrow().late_through(oldest, LATE_BYTES);

@@ -368,11 +368,11 @@ impl PartitionLog {
     /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in
     /// the journal: the entry that begins there, `bytes_max` on at most. The last settled stays.
     pub fn late_through(&self, oldest: i64, bytes_max: u64) -> Option<Offset> {
-        let settled: Vec<&Extent> = self.settled_extents().collect();
-        let (_, rest) = settled.split_last()?;
-        rest.first().filter(|first| first.max_timestamp < oldest)?;
+        let settled = self.extents.partition_point(|extent| extent.next <= self.high_watermark);
+        let mut rest = self.extents.range(..settled.saturating_sub(1)).peekable();
+        rest.peek().filter(|first| first.max_timestamp < oldest)?;
         let mut bytes = 0;
-        let within = rest.iter().take_while(|extent| {
+        let within = rest.take_while(|extent| {
             let before = bytes;
             bytes += u64::from(extent.location.length);
             before < bytes_max
