@@ -408,9 +408,16 @@ impl PartitionLog {
     }
 
     /// What could be deleted piece by piece, oldest first: one past its last offset, its bytes, its
-    /// greatest timestamp.
-    pub fn pieces(&self) -> impl Iterator<Item = (Offset, u64, i64)> {
-        let cold = self.live_segments().map(|cold| (cold.next, cold.bytes, cold.max_timestamp));
+    /// greatest timestamp. Where its records carry none, a segment is as old as its file, which
+    /// took records for `segment_ms`; how long such records have been in the journal is not known.
+    pub fn pieces(&self, segment_ms: i64) -> impl Iterator<Item = (Offset, u64, i64)> {
+        let cold = self.live_segments().map(move |cold| {
+            let age = match cold.max_timestamp {
+                -1 => cold.begun.saturating_add(segment_ms),
+                told => told,
+            };
+            (cold.next, cold.bytes, age)
+        });
         let hot = self.settled_extents();
         cold.chain(hot.map(|hot| (hot.next, u64::from(hot.location.length), hot.max_timestamp)))
     }
