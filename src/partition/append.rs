@@ -211,7 +211,7 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let log = self.log_to_write(&image, ready.partition).ok_or_else(unknown_partition)?;
         if ready.summary.has_producer
-            && let Some(admitted) = self.judge_producers(&log, &ready.records)?
+            && let Some(admitted) = self.judge_producers(&log, &ready)?
         {
             return Ok(admitted);
         }
@@ -237,7 +237,7 @@ impl<I: Io> Owner<I> {
             return None;
         }
         let log = self.log(ready.partition)?;
-        self.judge_producers(&log, &ready.records).ok()?
+        self.judge_producers(&log, ready).ok()?
     }
 
     fn check_records(&self, part: ProducePart) -> Result<Ready, ProduceAnswer> {
@@ -279,25 +279,23 @@ impl<I: Io> Owner<I> {
 
     /// Whether an idempotent producer's batches may be appended; `Some` when they are already
     /// there.
-    fn judge_producers(
-        &self,
-        log: &Log,
-        records: &[u8],
-    ) -> Result<Option<Admitted>, ProduceAnswer> {
+    fn judge_producers(&self, log: &Log, ready: &Ready) -> Result<Option<Admitted>, ProduceAnswer> {
         let log = log.borrow();
-        for (header, _) in records::batches(records) {
+        for (header, _) in records::batches(&ready.records) {
             if !header.has_producer() {
                 continue;
             }
             let (error, why) = match log.producers.judge(&claim_of(&header)) {
                 Verdict::Append => continue,
                 Verdict::Duplicate { base_offset } => {
+                    // A batch that is sent again is hardly ever out of the journal already.
+                    let original = log.extent(base_offset).filter(|_| ready.config.is_append_time);
                     let answer = ProduceAnswer {
                         error: ErrorCode::NONE,
                         message: None,
                         base_offset,
                         log_start: log.log_start(),
-                        log_append_time: -1,
+                        log_append_time: original.map_or(-1, |extent| extent.max_timestamp),
                         rejected: Vec::new(),
                     };
                     // The original may still be on its way to the disk (A3).
@@ -316,7 +314,8 @@ impl<I: Io> Owner<I> {
                     "a newer instance of the producer has taken over",
                 ),
             };
-            return Err(ProduceAnswer::refused(error, why.to_string()));
+            let refused = ProduceAnswer::refused(error, why.to_string());
+            return Err(ProduceAnswer { log_start: log.log_start(), ..refused });
         }
         Ok(None)
     }

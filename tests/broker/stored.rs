@@ -178,6 +178,19 @@ fn records_carry_the_time_of_their_appending_where_the_topic_says_so() {
         assert_eq!(offset_at(&mut peer, &topic, time + 1), -1);
         broker.restart();
     }
+    // One that is sent again is told the same.
+    let mut peer = Peer::connect(broker.address());
+    let again = fresh("appended-again");
+    create(&mut peer, &again, &[]);
+    let numbered = Batch { producer: (7, 0), ..Batch::default() }.encode();
+    let times = [(); 2].map(|()| {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let answer = peer.ask(&produce(&again, &numbered));
+        assert_eq!(produced(&answer, &again), (0, 0));
+        let at = at + again.len() - topic.len();
+        i64::from_be_bytes(answer[at..at + 8].try_into().expect("eight bytes"))
+    });
+    assert!(times[0] > 0 && times[0] == times[1], "{times:?}");
     alter(&broker, &topic, name, "CreateTime");
     let mut peer = Peer::connect(broker.address());
     let answer = peer.ask(&produce(&topic, &old));
