@@ -52,13 +52,13 @@ impl<I: Io> Owner<I> {
     pub(super) fn is_to_open(&self, batch: &[u8], config: &TopicConfig) -> bool {
         let Some(header) = BatchHeader::read(batch) else { return false };
         let Some(codec) = header.codec() else { return false };
-        if target(codec, config).is_some() {
-            return true;
+        if codec == Codec::None {
+            return target(codec, config).is_some();
         }
-        let inspection = Inspection::new(config, self.io().wall().0);
         let has_bound = !config.is_append_time && config.timestamp_before_max_ms < i64::MAX;
-        let is_wrong = has_bound || !inspection.takes(header.max_timestamp);
-        codec != Codec::None && (config.is_compacted || is_wrong)
+        let looks_wrong =
+            || !Inspection::new(config, self.io().wall().0).takes(header.max_timestamp);
+        config.is_compacted || has_bound || target(codec, config).is_some() || looks_wrong()
     }
 
     /// Whether a request has to wait: one of its batches must be opened, or comes behind one.

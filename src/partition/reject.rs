@@ -85,3 +85,40 @@ impl Inspection {
         Err(ProduceAnswer { rejected: self.rejected, ..ProduceAnswer::refused(error, message) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BrokerConfig;
+    use crate::wire::records::{
+        BatchBuilder, BatchHeader, Codec, HEADER_BYTES, NewRecord, Records,
+    };
+
+    #[test]
+    fn no_more_than_so_many_are_told_of_and_a_wrong_time_among_the_rest_counts() {
+        let compacted = String::from("compact");
+        let own = |name: &str| (name == "cleanup.policy").then_some(&compacted);
+        let config = TopicConfig::new(own, &BrokerConfig::default());
+        let count = limits::REJECTED_RECORDS_MAX + 5;
+        let rejected = |last_timestamp| {
+            let mut builder = BatchBuilder::new();
+            (0..count).for_each(|_| builder.push(&NewRecord::default()));
+            builder.push(&NewRecord {
+                timestamp: last_timestamp,
+                key: Some(b"key"),
+                ..NewRecord::default()
+            });
+            let batch = builder.build(Codec::None).expect("not compressed");
+            let header = BatchHeader::read(&batch).expect("whole");
+            let mut inspection = Inspection::new(&config, 0);
+            let records = Records::new(&header, &batch[HEADER_BYTES..]).flatten();
+            records.for_each(|record| inspection.look(&record));
+            let refused = inspection.end().expect_err("without keys");
+            (refused.error, refused.rejected.len())
+        };
+        let most = limits::REJECTED_RECORDS_MAX;
+        assert_eq!(rejected(0), (ErrorCode::INVALID_RECORD, most));
+        assert_eq!(rejected(3_600_000), (ErrorCode::INVALID_RECORD, most), "at the bound");
+        assert_eq!(rejected(3_600_001), (ErrorCode::INVALID_TIMESTAMP, most));
+    }
+}
