@@ -258,8 +258,8 @@ impl<I: Io> Owner<I> {
         Ok(Ready { partition: part.partition, records: part.records, summary, config })
     }
 
-    /// Checks what a topic asks of an uncompressed batch's records, which were found sound. Those of
-    /// a compressed one are checked when it is opened.
+    /// Checks what a topic asks of an uncompressed batch's records, which were found sound. Those
+    /// of a compressed one are checked when it is opened.
     fn inspect(
         &self,
         batch: &[u8],
