@@ -223,12 +223,8 @@ fn times_that_a_topic_does_not_take_are_refused_in_any_codec() {
 /// The record with the greatest timestamp: ListOffsets of version 7.
 fn greatest(peer: &mut Peer, topic: &str) -> (i64, i64) {
     use api::list_offsets::{ListOffsetsPartition, ListOffsetsTopic, Request, Response};
-    let partition = ListOffsetsPartition {
-        partition_index: 0,
-        current_leader_epoch: -1,
-        timestamp: -3,
-        ..ListOffsetsPartition::default()
-    };
+    let partition =
+        ListOffsetsPartition { partition_index: 0, current_leader_epoch: -1, timestamp: -3 };
     let topics = vec![ListOffsetsTopic { name: topic, partitions: vec![partition] }];
     let request = Request { replica_id: -1, topics, ..Request::default() };
     let body = ask_on(peer, ApiKey::ListOffsets, 7, &request);
