@@ -20,6 +20,8 @@ pub const CONTROL_REQUEST_BYTES_MAX: usize = 16 << 20;
 pub const REQUEST_BYTES_MIN: usize = 10;
 /// Decompressed records that a timestamp lookup looks at.
 pub const LOOKUP_BYTES_MAX: usize = 64 << 20;
+/// Records of a refused batch that its producer is told of one by one.
+pub const REJECTED_RECORDS_MAX: usize = 1000;
 /// Fetch sessions of one core.
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Partitions of all fetch sessions of one core.

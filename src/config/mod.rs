@@ -420,6 +420,12 @@ mod tests {
             check_topic_setting("cleanup.policy", "compact, delete").as_deref(),
             Ok("compact,delete")
         );
+        // As Kafka takes it: neither deleted nor compacted.
+        assert_eq!(check_topic_setting("cleanup.policy", "").as_deref(), Ok(""));
+        assert!(check_topic_setting("cleanup.policy", "delete,").is_err());
+        let own = |name: &str| (name == "cleanup.policy").then_some(const { &String::new() });
+        let kept = TopicConfig::new(own, &BrokerConfig::default());
+        assert!(!kept.is_deleted && !kept.is_compacted);
     }
 
     #[test]

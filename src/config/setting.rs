@@ -102,6 +102,7 @@ impl Setting {
             }
             Kind::Text => Some(value.to_string()),
             Kind::Choice(words) => words.contains(&value).then(|| value.to_string()),
+            Kind::List(_) if value.is_empty() => Some(String::new()),
             Kind::List(words) => {
                 let given: Vec<&str> = value.split(',').map(str::trim).collect();
                 let known = given.iter().all(|word| words.contains(word));
@@ -134,7 +135,9 @@ impl fmt::Display for Kind {
             Kind::Double(low, high) => write!(f, "a number from {low} to {high}"),
             Kind::Text => write!(f, "text"),
             Kind::Choice(words) => write!(f, "one of {}", words.join(", ")),
-            Kind::List(words) => write!(f, "some of {}, separated by commas", words.join(", ")),
+            Kind::List(words) => {
+                write!(f, "some or none of {}, separated by commas", words.join(", "))
+            }
         }
     }
 }

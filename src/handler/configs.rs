@@ -187,7 +187,9 @@ pub async fn alter_incrementally<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
-    use incremental_alter_configs::{AlterConfigsResourceResponse, Request as Asked, Response};
+    use incremental_alter_configs::{
+        AlterConfigsResourceResponse, AlterableConfig, Request as Asked, Response,
+    };
     let asked: Asked<'_> = request.decode()?;
     let mentions = mentions(asked.resources.iter().map(|r| (r.resource_type, r.resource_name)));
     let mut outcomes = Vec::with_capacity(asked.resources.len());
@@ -195,7 +197,11 @@ pub async fn alter_incrementally<I: Io>(
         let image = handlers.image();
         let target = (resource.resource_type, resource.resource_name);
         let topic = image.topic(resource.resource_name);
-        let changes = resource.configs.iter().map(|config| {
+        // As Kafka: what is not there is deleted already, whatever it is.
+        let counts = |config: &&AlterableConfig<'_>| {
+            config.config_operation != DELETE || config::find(TOPIC, config.name).is_ok()
+        };
+        let changes = resource.configs.iter().filter(counts).map(|config| {
             let own = topic.and_then(|topic| topic.configs.get(config.name));
             let given = (config.name, config.value);
             operate(config.config_operation, given, own, handlers.dispatch.shared().config())

@@ -11,7 +11,7 @@ use crate::dispatch::ProduceTicket;
 use crate::io::Io;
 use crate::metadata::{Image, Topic};
 use crate::partition::{Acks, ProduceAnswer, ProducePart};
-use crate::wire::api::produce::PartitionProduceResponse;
+use crate::wire::api::produce::{BatchIndexAndErrorMessage, PartitionProduceResponse};
 use crate::wire::error::ErrorCode;
 use crate::wire::pieces::Pieces;
 use crate::wire::primitive::Uuid;
@@ -196,6 +196,14 @@ fn partition_response<'a>(
         base_offset: answer.base_offset,
         log_append_time_ms: answer.log_append_time,
         log_start_offset: answer.log_start,
+        record_errors: answer
+            .rejected
+            .iter()
+            .map(|rejected| BatchIndexAndErrorMessage {
+                batch_index: rejected.index,
+                batch_index_error_message: Some(&rejected.message),
+            })
+            .collect(),
         error_message: answer.message.as_deref(),
         ..PartitionProduceResponse::default()
     }

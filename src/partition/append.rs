@@ -11,7 +11,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::line::Place;
-use super::{Extent, Log, Owner, prepare};
+use super::reject::{Inspection, RejectedRecord};
+use super::{Extent, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
@@ -21,7 +22,7 @@ use crate::io::reply::{Replies, Reply};
 use crate::journal::{Entry, EntryKind, Position};
 use crate::producer::{Claim, Verdict};
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Record, Records, Summary};
+use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Records, Summary};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct ProduceAnswer {
     pub log_start: Offset,
     /// When it was appended, where the topic's records carry that; -1 elsewhere.
     pub log_append_time: i64,
+    /// Those that a batch was refused for.
+    pub rejected: Vec<RejectedRecord>,
 }
 
 /// The answers of one core's share, in the order of its parts.
@@ -66,6 +69,7 @@ impl ProduceAnswer {
             base_offset: -1,
             log_start: -1,
             log_append_time: -1,
+            rejected: Vec::new(),
         }
     }
 
@@ -188,7 +192,7 @@ impl<I: Io> Owner<I> {
             return Err(ProduceAnswer::refused(ErrorCode::KAFKA_STORAGE_ERROR, why));
         }
         let mut ready = self.check_records(part)?;
-        if prepare::is_to_open(ready.summary.codec, &ready.config) {
+        if self.is_to_open(&ready.records, &ready.config) {
             if let Some(admitted) = self.known_already(&ready) {
                 return Ok(admitted);
             }
@@ -207,7 +211,7 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let log = self.log_to_write(&image, ready.partition).ok_or_else(unknown_partition)?;
         if ready.summary.has_producer
-            && let Some(admitted) = self.judge_producers(&log, &ready.records)?
+            && let Some(admitted) = self.judge_producers(&log, &ready)?
         {
             return Ok(admitted);
         }
@@ -233,7 +237,7 @@ impl<I: Io> Owner<I> {
             return None;
         }
         let log = self.log(ready.partition)?;
-        self.judge_producers(&log, &ready.records).ok()?
+        self.judge_producers(&log, ready).ok()?
     }
 
     fn check_records(&self, part: ProducePart) -> Result<Ready, ProduceAnswer> {
@@ -248,59 +252,51 @@ impl<I: Io> Owner<I> {
             return Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why));
         }
         check_size(summary.largest_batch_bytes, &config)?;
-        self.check_timestamps(&summary, &config)?;
-        // Those of a compressed batch are checked when it is opened.
-        if config.is_compacted && summary.codec == Codec::None {
-            check_keys(&part.records)?;
+        if summary.codec == Codec::None {
+            self.inspect(&part.records, &summary, &config)?;
         }
         Ok(Ready { partition: part.partition, records: part.records, summary, config })
     }
 
-    pub(super) fn check_timestamps(
+    /// Checks what a topic asks of an uncompressed batch's records, which were found sound. Those
+    /// of a compressed one are checked when it is opened.
+    fn inspect(
         &self,
+        batch: &[u8],
         summary: &Summary,
         config: &TopicConfig,
     ) -> Result<(), ProduceAnswer> {
-        if config.is_append_time {
-            return Ok(()); // the producer's times are not kept
-        }
-        let now = self.io.wall().0;
-        let newest = now.saturating_add(config.timestamp_after_max_ms);
-        let oldest = now.saturating_sub(config.timestamp_before_max_ms);
-        // A producer that gives no timestamps writes -1.
-        let is_wrong = |timestamp| timestamp != -1 && !(oldest..=newest).contains(&timestamp);
+        let mut inspection = Inspection::new(config, self.io.wall().0);
         let times = [summary.min_timestamp, summary.max_timestamp];
-        let Some(timestamp) = times.into_iter().find(|timestamp| is_wrong(*timestamp)) else {
+        if !config.is_compacted && times.iter().all(|time| inspection.takes(*time)) {
             return Ok(());
-        };
-        let why = format!(
-            "a record's timestamp {timestamp} is not within message.timestamp.before.max.ms and \
-             message.timestamp.after.max.ms of the broker's clock, which says {now}"
-        );
-        Err(ProduceAnswer::refused(ErrorCode::INVALID_TIMESTAMP, why))
+        }
+        let Some(header) = BatchHeader::read(batch) else { return Ok(()) };
+        let inside = batch.get(HEADER_BYTES..).unwrap_or_default();
+        Records::new(&header, inside).flatten().for_each(|record| inspection.look(&record));
+        inspection.end()
     }
 
     /// Whether an idempotent producer's batches may be appended; `Some` when they are already
     /// there.
-    fn judge_producers(
-        &self,
-        log: &Log,
-        records: &[u8],
-    ) -> Result<Option<Admitted>, ProduceAnswer> {
+    fn judge_producers(&self, log: &Log, ready: &Ready) -> Result<Option<Admitted>, ProduceAnswer> {
         let log = log.borrow();
-        for (header, _) in records::batches(records) {
+        for (header, _) in records::batches(&ready.records) {
             if !header.has_producer() {
                 continue;
             }
             let (error, why) = match log.producers.judge(&claim_of(&header)) {
                 Verdict::Append => continue,
                 Verdict::Duplicate { base_offset } => {
+                    // A batch that is sent again is hardly ever out of the journal already.
+                    let original = log.extent(base_offset).filter(|_| ready.config.is_append_time);
                     let answer = ProduceAnswer {
                         error: ErrorCode::NONE,
                         message: None,
                         base_offset,
                         log_start: log.log_start(),
-                        log_append_time: -1,
+                        log_append_time: original.map_or(-1, |extent| extent.max_timestamp),
+                        rejected: Vec::new(),
                     };
                     // The original may still be on its way to the disk (A3).
                     return Ok(Some(Admitted { answer, position: self.settling.newest() }));
@@ -318,7 +314,8 @@ impl<I: Io> Owner<I> {
                     "a newer instance of the producer has taken over",
                 ),
             };
-            return Err(ProduceAnswer::refused(error, why.to_string()));
+            let refused = ProduceAnswer::refused(error, why.to_string());
+            return Err(ProduceAnswer { log_start: log.log_start(), ..refused });
         }
         Ok(None)
     }
@@ -364,6 +361,7 @@ impl<I: Io> Owner<I> {
             base_offset: base,
             log_start,
             log_append_time: append_time.unwrap_or(-1),
+            rejected: Vec::new(),
         };
         Ok(Admitted { answer, position: appended.position })
     }
@@ -378,24 +376,6 @@ pub(super) fn check_size(bytes: usize, config: &TopicConfig) -> Result<(), Produ
         config.max_message_bytes
     );
     Err(ProduceAnswer::refused(ErrorCode::MESSAGE_TOO_LARGE, why))
-}
-
-/// Those of an uncompressed batch, whose records were found sound.
-fn check_keys(bytes: &[u8]) -> Result<(), ProduceAnswer> {
-    for (header, batch) in records::batches(bytes) {
-        let inside = batch.get(HEADER_BYTES..).unwrap_or_default();
-        Records::new(&header, inside).flatten().try_for_each(|record| check_key(&record))?;
-    }
-    Ok(())
-}
-
-/// Compaction keeps the newest record of each key, so that a record without one has no place.
-pub(super) fn check_key(record: &Record<'_>) -> Result<(), ProduceAnswer> {
-    if record.key.is_some() {
-        return Ok(());
-    }
-    let why = format!("record {} has no key: the topic is compacted", record.offset);
-    Err(ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why))
 }
 
 /// Gives the batches of an entry their offsets and the leader's epoch.

@@ -147,7 +147,7 @@ fn expired(log: &Log, config: &TopicConfig, now: i64) -> Option<Offset> {
     let log = log.borrow();
     let mut left = log.bytes();
     let mut start = None;
-    for (next, bytes, max_timestamp) in log.pieces() {
+    for (next, bytes, max_timestamp) in log.pieces(config.segment_ms) {
         let too_old = config.retention_ms >= 0
             && max_timestamp >= 0
             && now.saturating_sub(max_timestamp) > config.retention_ms;

@@ -10,8 +10,8 @@
 //! Both are bounded: records go into segments as their journal file is drained; the active segment
 //! is closed at `segment.bytes`, or when it is older than `segment.ms` or `max.compaction.lag.ms`.
 //! So `__consumer_offsets` keeps, for each partition, one segment, what is in the journal, and its
-//! compacted records. Records older than `max.compaction.lag.ms` leave the journal by themselves,
-//! so that they are compacted within about twice that time.
+//! compacted records. Once records are as old as that they leave the journal by themselves, even
+//! few of them where segments are short, and are compacted within about as much time again.
 //!
 //! Invariants
 //!   Y1  A segment that a durable checkpoint names is never changed; its successor is a file of
@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::drain::SMALL_BYTES_MAX;
 use super::{Log, Owner};
 use crate::base::ids::{Offset, PartitionId};
 use crate::base::time::Instant;
@@ -50,6 +51,9 @@ const SLICE: u32 = 256;
 const RETRY: Duration = Duration::from_secs(60);
 /// Bytes of a partition that leave the journal at a time because they are late.
 const LATE_BYTES: u64 = 4 << 20;
+/// Where segments last as long as this, a partition with less than `SMALL_BYTES_MAX` in the journal
+/// gets no file of its own for being late: there may be very many of them.
+const SEGMENT_MS_LONG: i64 = 24 * 60 * 60 * 1000;
 /// More than most checkpoints take.
 const CHECKPOINT_BYTES: usize = 64 << 10;
 /// How often the journal is asked for room before a finished file is given up.
@@ -169,8 +173,9 @@ impl<I: Io> Owner<I> {
     async fn work_of(&self, log: Log, config: &TopicConfig) -> Option<Work> {
         let now = self.io.wall().0;
         let has_bound = config.max_compaction_lag_ms < i64::MAX;
-        if has_bound {
-            self.drain_late(&log, now.saturating_sub(config.max_compaction_lag_ms)).await;
+        let is_short = has_bound || config.segment_ms < SEGMENT_MS_LONG;
+        if is_short || log.borrow().hot_bytes() >= SMALL_BYTES_MAX {
+            self.drain_late(&log, now.saturating_sub(config.segment_ms)).await;
         }
         let policy = Policy {
             min_lag_ms: config.min_compaction_lag_ms,
@@ -194,7 +199,8 @@ impl<I: Io> Owner<I> {
         (work.is_late || dirty.ratio > policy.dirty_ratio).then_some(work)
     }
 
-    /// Takes records out of the journal that are older than the topic lets them be dirty.
+    /// Takes records out of the journal once the oldest is older than a segment may be, all but the
+    /// last: as often as that, a partition has something new to compact.
     async fn drain_late(&self, log: &Log, oldest: i64) {
         loop {
             let through = log.borrow().late_through(oldest, LATE_BYTES);

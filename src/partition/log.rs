@@ -368,11 +368,11 @@ impl PartitionLog {
     /// Where to drain to when records older than `oldest`, in Unix milliseconds, are not to be in
     /// the journal: the entry that begins there, `bytes_max` on at most. The last settled stays.
     pub fn late_through(&self, oldest: i64, bytes_max: u64) -> Option<Offset> {
-        let settled: Vec<&Extent> = self.settled_extents().collect();
-        let (_, rest) = settled.split_last()?;
-        rest.first().filter(|first| first.max_timestamp < oldest)?;
+        let settled = self.extents.partition_point(|extent| extent.next <= self.high_watermark);
+        let mut rest = self.extents.range(..settled.saturating_sub(1)).peekable();
+        rest.peek().filter(|first| first.max_timestamp < oldest)?;
         let mut bytes = 0;
-        let within = rest.iter().take_while(|extent| {
+        let within = rest.take_while(|extent| {
             let before = bytes;
             bytes += u64::from(extent.location.length);
             before < bytes_max
@@ -408,9 +408,16 @@ impl PartitionLog {
     }
 
     /// What could be deleted piece by piece, oldest first: one past its last offset, its bytes, its
-    /// greatest timestamp.
-    pub fn pieces(&self) -> impl Iterator<Item = (Offset, u64, i64)> {
-        let cold = self.live_segments().map(|cold| (cold.next, cold.bytes, cold.max_timestamp));
+    /// greatest timestamp. Where its records carry none, a segment is as old as its file, which
+    /// took records for `segment_ms`; how long such records have been in the journal is not known.
+    pub fn pieces(&self, segment_ms: i64) -> impl Iterator<Item = (Offset, u64, i64)> {
+        let cold = self.live_segments().map(move |cold| {
+            let age = match cold.max_timestamp {
+                -1 => cold.begun.saturating_add(segment_ms),
+                told => told,
+            };
+            (cold.next, cold.bytes, age)
+        });
         let hot = self.settled_extents();
         cold.chain(hot.map(|hot| (hot.next, u64::from(hot.location.length), hot.max_timestamp)))
     }
@@ -463,6 +470,13 @@ impl PartitionLog {
         cold.chain(hot).reduce(|best, place| {
             if place.max_timestamp() > best.max_timestamp() { place } else { best }
         })
+    }
+
+    /// The greatest timestamp of the places that begin at or behind `from`.
+    pub fn max_timestamp_behind(&self, from: Offset) -> Option<i64> {
+        let cold = self.live_segments().filter(|cold| cold.base >= from);
+        let hot = self.settled_extents().filter(|hot| hot.base >= from);
+        cold.map(|cold| cold.max_timestamp).chain(hot.map(|hot| hot.max_timestamp)).max()
     }
 
     fn settled_extents(&self) -> impl Iterator<Item = &Extent> {

@@ -42,6 +42,7 @@ mod pack;
 mod prepare;
 mod read;
 mod recover;
+mod reject;
 mod reserve;
 mod reshard;
 mod salvage;

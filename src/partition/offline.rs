@@ -98,7 +98,9 @@ impl<I: Io> Owner<I> {
 }
 
 /// Whether it is this program that has found something wrong. The device's errors may have been put
-/// into words on the way, which hides their number, but not their kind (simulator seed 1622).
+/// into words on the way, which hides their number, but not their kind: of a drain that could not
+/// open a segment on a dead directory, for one, after which records were refused but the partitions
+/// had a leader all the same.
 fn is_own(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, Other, OutOfMemory, UnexpectedEof};
     matches!(error.kind(), InvalidData | InvalidInput | Other | OutOfMemory | UnexpectedEof)

@@ -1,5 +1,8 @@
 //! Looking offsets up: by position, by timestamp, by leader epoch.
 
+use std::borrow::Cow;
+use std::io;
+
 use super::log::Place;
 use super::read::{ATTEMPTS_MAX, check_epoch};
 use super::{Extent, Log, Owner};
@@ -8,7 +11,7 @@ use crate::base::limits;
 use crate::io::Io;
 use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{self, HEADER_BYTES, Records};
+use crate::wire::records::{self, BatchHeader, CodecError, HEADER_BYTES, Records};
 
 /// What ListOffsets asks for, as the wire numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,20 +63,17 @@ pub struct EpochEnd {
 const LOOK_BYTES: usize = 128 << 10;
 
 /// The first record of at least `timestamp` that is not below the log start.
-fn find_in_batches(
-    bytes: &[u8],
-    timestamp: i64,
-    log_start: Offset,
-) -> std::io::Result<FoundOffset> {
-    let damaged = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+fn find_in_batches(bytes: &[u8], timestamp: i64, log_start: Offset) -> io::Result<FoundOffset> {
     for (header, batch) in records::batches(bytes) {
         if header.max_timestamp < timestamp {
             continue;
         }
-        let codec = header.codec().ok_or_else(|| damaged("an unknown codec".into()))?;
-        let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
-        let inside = records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX)
-            .map_err(|error| damaged(error.to_string()))?;
+        let place = header.base_offset.max(log_start);
+        let Some(inside) = look_inside(&header, batch)? else {
+            // Somewhere in it: whoever begins to read there misses nothing.
+            let (timestamp, epoch) = (header.max_timestamp, header.leader_epoch);
+            return Ok(FoundOffset { offset: place, timestamp, epoch });
+        };
         let found = Records::new(&header, &inside)
             .flatten()
             .find(|record| record.timestamp >= timestamp && record.offset >= log_start);
@@ -86,6 +86,28 @@ fn find_in_batches(
         }
     }
     Ok(FoundOffset::NONE)
+}
+
+/// The greatest timestamp of a batch's records from `log_start` on.
+fn max_timestamp_from(header: &BatchHeader, batch: &[u8], log_start: Offset) -> io::Result<i64> {
+    if header.base_offset >= log_start {
+        return Ok(header.max_timestamp);
+    }
+    let Some(inside) = look_inside(header, batch)? else { return Ok(header.max_timestamp) };
+    let left = Records::new(header, &inside).flatten().filter(|one| one.offset >= log_start);
+    Ok(left.map(|record| record.timestamp).max().unwrap_or(-1))
+}
+
+/// A batch's records, decompressed; none if they are more than is looked at.
+fn look_inside<'a>(header: &BatchHeader, batch: &'a [u8]) -> io::Result<Option<Cow<'a, [u8]>>> {
+    let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let codec = header.codec().ok_or_else(|| damaged("an unknown codec".into()))?;
+    let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
+    match records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX) {
+        Ok(inside) => Ok(Some(inside)),
+        Err(CodecError::TooLarge { .. }) => Ok(None),
+        Err(error) => Err(damaged(error.to_string())),
+    }
 }
 
 impl<I: Io> Owner<I> {
@@ -108,31 +130,28 @@ impl<I: Io> Owner<I> {
             });
         };
         let plain = |offset| FoundOffset { offset, timestamp: -1, epoch: current };
-        let wanted = match at {
+        let found = match at {
             OffsetAt::Earliest => return Ok(plain(log.borrow().log_start())),
             OffsetAt::Latest => return Ok(plain(log.borrow().high_watermark())),
             OffsetAt::LatestTiered => return Ok(FoundOffset::NONE),
-            OffsetAt::MaxTimestamp => {
-                log.borrow().place_of_max_timestamp().map(Place::max_timestamp)
-            }
-            OffsetAt::Timestamp(timestamp) => Some(timestamp),
+            OffsetAt::MaxTimestamp => self.find_max_timestamp(&log).await,
+            OffsetAt::Timestamp(timestamp) => self.find_timestamp(&log, timestamp).await,
         };
-        let Some(wanted) = wanted else { return Ok(FoundOffset::NONE) };
-        let error = match self.find_timestamp(&log, wanted).await {
+        let error = match found {
             Ok(found) => return Ok(found),
             Err(error) => error,
         };
         self.doubt_directory(&error).await;
-        tracing::error!("cannot look into {id} for timestamp {wanted}: {error}");
+        tracing::error!("cannot look into {id} for {at:?}: {error}");
         Err(match error.kind() {
-            std::io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
+            io::ErrorKind::InvalidData => ErrorCode::CORRUPT_MESSAGE,
             _ => ErrorCode::KAFKA_STORAGE_ERROR,
         })
     }
 
     /// The first record of at least `timestamp`. A place whose newest records are deleted may hold
     /// none; what is moved meanwhile is looked for again.
-    async fn find_timestamp(&self, log: &Log, timestamp: i64) -> std::io::Result<FoundOffset> {
+    async fn find_timestamp(&self, log: &Log, timestamp: i64) -> io::Result<FoundOffset> {
         let mut from = 0;
         let mut attempts = 0;
         loop {
@@ -152,12 +171,40 @@ impl<I: Io> Owner<I> {
         }
     }
 
+    /// The record with the greatest timestamp. What the first place says of its own may hold for
+    /// records only that are deleted: then it is gone through.
+    async fn find_max_timestamp(&self, log: &Log) -> io::Result<FoundOffset> {
+        let place = log.borrow().place_of_max_timestamp();
+        let Some(place) = place.filter(|place| place.max_timestamp() >= 0) else {
+            return Ok(FoundOffset::NONE);
+        };
+        let found = self.find_timestamp(log, place.max_timestamp()).await?;
+        if found != FoundOffset::NONE {
+            return Ok(found);
+        }
+        let log_start = log.borrow().log_start();
+        let mut greatest = log.borrow().max_timestamp_behind(place.next()).unwrap_or(-1);
+        let mut from = log_start;
+        while from < place.next() {
+            let pieces = self.gather(log, from, (LOOK_BYTES, true)).await?;
+            let before = from;
+            for (header, batch) in pieces.iter().flat_map(|piece| records::batches(piece)) {
+                greatest = greatest.max(max_timestamp_from(&header, batch, log_start)?);
+                from = from.max(header.next_offset());
+            }
+            if from == before {
+                break;
+            }
+        }
+        self.find_timestamp(log, greatest.max(0)).await
+    }
+
     async fn find_in_segment(
         &self,
         log: &Log,
         segment: &Segment,
         timestamp: i64,
-    ) -> std::io::Result<FoundOffset> {
+    ) -> io::Result<FoundOffset> {
         let id = segment.id(log.borrow().id());
         let Some(mut from) = self.store.look_from(id, segment, timestamp).await? else {
             return Ok(FoundOffset::NONE);
@@ -179,7 +226,7 @@ impl<I: Io> Owner<I> {
         log: &Log,
         extent: &Extent,
         timestamp: i64,
-    ) -> std::io::Result<FoundOffset> {
+    ) -> io::Result<FoundOffset> {
         let bytes = match self.read_extent(log, extent).await {
             Ok(bytes) => bytes,
             // It was moved meanwhile: what it holds is the same elsewhere.
@@ -220,7 +267,15 @@ impl<I: Io> Owner<I> {
         before: Offset,
     ) -> Result<Offset, ErrorCode> {
         self.check_online()?;
-        let log = self.log_to_write(&self.image(), id);
+        let image = self.image();
+        let topic = image.topic_by_number(id.topic);
+        let topic = topic.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+        let config = self.topic_config(topic);
+        // Of a topic that is only compacted, each key's newest record is there to stay.
+        if config.is_compacted && !config.is_deleted {
+            return Err(ErrorCode::POLICY_VIOLATION);
+        }
+        let log = self.log_to_write(&image, id);
         let log = log.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
         let high_watermark = log.borrow().high_watermark();
         let before = if before == -1 { high_watermark } else { before };

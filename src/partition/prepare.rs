@@ -13,7 +13,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Owner;
-use super::append::{Acks, Outcomes, ProduceAnswer, ProducePart, ProduceReply, Ready, check_key};
+use super::append::{Acks, Outcomes, ProduceAnswer, ProducePart, ProduceReply, Ready};
+use super::reject::Inspection;
 use super::turns::Turn;
 use crate::base::few::Few;
 use crate::base::limits;
@@ -23,13 +24,6 @@ use crate::wire::error::ErrorCode;
 use crate::wire::records::{
     self, BatchHeader, Codec, CodecError, HEADER_BYTES, Packer, Records, STEP_BYTES, Unpacker,
 };
-
-/// Whether a batch of this codec must be looked into.
-pub(super) fn is_to_open(codec: Codec, config: &TopicConfig) -> bool {
-    let has_bound = !config.is_append_time && config.timestamp_before_max_ms < i64::MAX;
-    let is_checked = codec != Codec::None && (config.is_compacted || has_bound);
-    is_checked || target(codec, config).is_some()
-}
 
 /// The codec that the batch is to have, if that is another one.
 fn target(codec: Codec, config: &TopicConfig) -> Option<Codec> {
@@ -53,14 +47,27 @@ fn level(codec: Codec, config: &TopicConfig) -> Option<i32> {
 }
 
 impl<I: Io> Owner<I> {
+    /// Whether a batch must be looked into. Its times need not be, if its header says that they are
+    /// within the only bound there is.
+    pub(super) fn is_to_open(&self, batch: &[u8], config: &TopicConfig) -> bool {
+        let Some(header) = BatchHeader::read(batch) else { return false };
+        let Some(codec) = header.codec() else { return false };
+        if codec == Codec::None {
+            return target(codec, config).is_some();
+        }
+        let has_bound = !config.is_append_time && config.timestamp_before_max_ms < i64::MAX;
+        let looks_wrong =
+            || !Inspection::new(config, self.io().wall().0).takes(header.max_timestamp);
+        config.is_compacted || has_bound || target(codec, config).is_some() || looks_wrong()
+    }
+
     /// Whether a request has to wait: one of its batches must be opened, or comes behind one.
     pub(super) fn must_wait(&self, parts: &[ProducePart]) -> bool {
         let image = self.image();
         parts.iter().any(|part| {
             let topic = image.topic_by_number(part.partition.topic);
-            let codec = BatchHeader::read(&part.records).and_then(|header| header.codec());
-            let opens = |(topic, codec)| is_to_open(codec, &self.topic_config(topic));
-            self.turns.is_taken(part.partition) || topic.zip(codec).is_some_and(opens)
+            let opens = |topic| self.is_to_open(&part.records, &self.topic_config(topic));
+            self.turns.is_taken(part.partition) || topic.is_some_and(opens)
         })
     }
 
@@ -91,7 +98,6 @@ impl<I: Io> Owner<I> {
         let inside = self.unpack(codec, &ready.records).await.map_err(|e| refused_codec(&e))?;
         let times = self.check_inside(&header, &inside, &ready.config).await?;
         (ready.summary.min_timestamp, ready.summary.max_timestamp) = times;
-        self.check_timestamps(&ready.summary, &ready.config)?;
         if let Some(target) = target(codec, &ready.config) {
             let packed = self.pack(target, level(target, &ready.config), &inside).await;
             let packed = packed.map_err(|error| refused_codec(&error))?;
@@ -134,6 +140,7 @@ impl<I: Io> Owner<I> {
     ) -> Result<(i64, i64), ProduceAnswer> {
         let invalid =
             |why: &str| ProduceAnswer::refused(ErrorCode::INVALID_RECORD, why.to_string());
+        let mut inspection = Inspection::new(config, self.io().wall().0);
         let mut records = Records::new(header, inside);
         let mut times = (i64::MAX, -1);
         let mut left = inside.len();
@@ -143,9 +150,7 @@ impl<I: Io> Owner<I> {
             if record.offset_delta != expected {
                 return Err(invalid("offset deltas do not count up by one"));
             }
-            if config.is_compacted {
-                check_key(&record)?;
-            }
+            inspection.look(&record);
             times = (times.0.min(record.timestamp), times.1.max(record.timestamp));
             if left - records.remaining() >= STEP_BYTES {
                 left = records.remaining();
@@ -155,6 +160,7 @@ impl<I: Io> Owner<I> {
         if records.remaining() > 0 {
             return Err(invalid("bytes follow the last record"));
         }
+        inspection.end()?;
         Ok(times)
     }
 }

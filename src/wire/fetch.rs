@@ -9,12 +9,10 @@ use bytes::{BufMut, Bytes};
 use super::api::ApiKey;
 use super::api::fetch::ReplicaState;
 use super::error::ErrorCode;
-use super::header::put_response_header;
-use super::pieces::{FrameStart, Pieces};
-use super::primitive::{
-    Context, DecodeError, Reader, Uuid, Wire, put_bytes_length, put_count, put_unsigned_varint,
-};
+use super::pieces::Pieces;
+use super::primitive::{Context, DecodeError, Reader, Uuid, Wire, put_bytes_length, put_count};
 use super::produce::{TopicRef, read_count, read_topic};
+use super::respond::Responding;
 use crate::base::few::Few;
 
 /// The request's own fields, those that the broker goes by.
@@ -155,80 +153,64 @@ pub struct FetchedHead {
 }
 
 /// Builds a Fetch response without copying records.
-pub struct FetchWriter<'a> {
-    context: Context,
-    out: &'a mut Pieces,
-    start: FrameStart,
-}
+pub struct FetchWriter<'a>(Responding<'a>);
 
 impl FetchWriter<'_> {
     /// Begins a response with this error of its own and this session.
     pub fn new(
         out: &mut Pieces,
-        (version, correlation): (i16, i32),
+        ids: (i16, i32),
         error: ErrorCode,
         session: i32,
     ) -> FetchWriter<'_> {
-        let start = out.begin_frame();
-        let head = out.head();
-        put_response_header(head, ApiKey::Fetch, version, correlation);
+        let responding = Responding::begin(out, ApiKey::Fetch, ids);
+        let head = responding.out.head();
         head.put_i32(0); // throttle time
-        if version >= 7 {
+        if responding.context.version >= 7 {
             head.put_i16(error.0);
             head.put_i32(session);
         }
-        FetchWriter { context: ApiKey::Fetch.context(version), out, start }
+        FetchWriter(responding)
     }
 
     /// Begins the list of `count` topics.
     pub fn topics(&mut self, count: usize) {
-        put_count(self.out.head(), Some(count), self.context);
+        self.0.topics(count);
     }
 
     /// Begins a topic of `count` partitions.
     pub fn topic(&mut self, name: &str, id: Uuid, count: usize) {
-        if self.context.version >= 13 {
-            id.encode(self.out.head(), self.context);
-        } else {
-            name.encode(self.out.head(), self.context);
-        }
-        put_count(self.out.head(), Some(count), self.context);
+        self.0.topic(name, id, count);
     }
 
     /// One partition of the topic begun last.
     pub fn partition(&mut self, head: FetchedHead, records: Few<Bytes>) {
-        let out = self.out.head();
+        let context = self.0.context;
+        let out = self.0.out.head();
         out.put_i32(head.index);
         out.put_i16(head.error.0);
         out.put_i64(head.high_watermark);
         out.put_i64(head.last_stable);
-        if self.context.version >= 5 {
+        if context.version >= 5 {
             out.put_i64(head.log_start);
         }
-        put_count(out, None, self.context); // aborted transactions
-        if self.context.version >= 11 {
+        put_count(out, None, context); // aborted transactions
+        if context.version >= 11 {
             out.put_i32(-1); // preferred read replica
         }
         let length = records.iter().map(Bytes::len).sum();
-        put_bytes_length(out, Some(length), self.context);
-        records.into_iter().for_each(|piece| self.out.put(piece));
-        self.end_structure();
+        put_bytes_length(out, Some(length), context);
+        records.into_iter().for_each(|piece| self.0.out.put(piece));
+        self.0.end_structure();
     }
 
     /// Ends the topic begun last.
     pub fn end_topic(&mut self) {
-        self.end_structure();
+        self.0.end_structure();
     }
 
     /// Ends the response.
-    pub fn finish(mut self) {
-        self.end_structure();
-        self.out.end_frame(self.start);
-    }
-
-    fn end_structure(&mut self) {
-        if self.context.flexible {
-            put_unsigned_varint(self.out.head(), 0);
-        }
+    pub fn finish(self) {
+        self.0.finish();
     }
 }

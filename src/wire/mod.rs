@@ -14,3 +14,4 @@ pub mod pieces;
 pub mod primitive;
 pub mod produce;
 pub mod records;
+mod respond;

@@ -7,11 +7,9 @@ use bytes::BufMut;
 
 use super::api::ApiKey;
 use super::api::produce::PartitionProduceResponse;
-use super::header::put_response_header;
-use super::pieces::{FrameStart, Pieces};
-use super::primitive::{
-    Context, DecodeError, Reader, Reason, Uuid, Wire, put_count, put_unsigned_varint,
-};
+use super::pieces::Pieces;
+use super::primitive::{Context, DecodeError, Reader, Reason, Uuid, Wire};
+use super::respond::Responding;
 
 /// How a request names a topic: by name up to version 12, by id from 13.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,59 +91,37 @@ pub(super) fn read_topic<'a>(
 }
 
 /// Builds a Produce response, topic by topic.
-pub struct ProduceWriter<'a> {
-    context: Context,
-    out: &'a mut Pieces,
-    start: FrameStart,
-}
+pub struct ProduceWriter<'a>(Responding<'a>);
 
 impl ProduceWriter<'_> {
     /// Begins a response of `topics` topics.
-    pub fn new(
-        out: &mut Pieces,
-        (version, correlation): (i16, i32),
-        topics: usize,
-    ) -> ProduceWriter<'_> {
-        let context = ApiKey::Produce.context(version);
-        let start = out.begin_frame();
-        put_response_header(out.head(), ApiKey::Produce, version, correlation);
-        put_count(out.head(), Some(topics), context);
-        ProduceWriter { context, out, start }
+    pub fn new(out: &mut Pieces, ids: (i16, i32), topics: usize) -> ProduceWriter<'_> {
+        let mut responding = Responding::begin(out, ApiKey::Produce, ids);
+        responding.topics(topics);
+        ProduceWriter(responding)
     }
 
     /// Begins a topic of `count` partitions.
     pub fn topic(&mut self, name: &str, id: Uuid, count: usize) {
-        if self.context.version >= 13 {
-            id.encode(self.out.head(), self.context);
-        } else {
-            name.encode(self.out.head(), self.context);
-        }
-        put_count(self.out.head(), Some(count), self.context);
+        self.0.topic(name, id, count);
     }
 
     /// One partition of the topic begun last.
     pub fn partition(&mut self, partition: &PartitionProduceResponse<'_>) {
-        partition.encode(self.out.head(), self.context);
+        partition.encode(self.0.out.head(), self.0.context);
     }
 
     /// Ends the topic begun last.
     pub fn end_topic(&mut self) {
-        self.end_structure();
+        self.0.end_structure();
     }
 
     /// Ends the response.
-    pub fn finish(mut self) {
-        if self.context.version >= 1 {
-            self.out.head().put_i32(0); // throttle time
+    pub fn finish(self) {
+        if self.0.context.version >= 1 {
+            self.0.out.head().put_i32(0); // throttle time
         }
-        self.end_structure();
-        self.out.end_frame(self.start);
-    }
-
-    fn end_structure(&mut self) {
-        if self.context.flexible {
-            put_unsigned_varint(self.out.head(), 0);
-        }
+        self.0.finish();
     }
 }
 

@@ -284,3 +284,25 @@ fn a_long_name_is_not_kept_for_every_partition() {
     let answer = Peer::connect(broker.address()).ask(&metadata("still"));
     assert!(!answer.is_empty());
 }
+
+/// Deleting a setting that nobody has is done already; giving one is refused.
+#[test]
+fn a_setting_that_does_not_exist_may_be_deleted() {
+    use api::incremental_alter_configs::{
+        AlterConfigsResource, AlterableConfig, Request, Response,
+    };
+    let broker = Broker::start(&[]);
+    let topic = fresh("no-setting");
+    create_topic(&broker.bootstrap(), &topic, 1);
+    for (config_operation, value, wanted) in
+        [(1, None, ErrorCode::NONE), (0, Some("1"), ErrorCode::INVALID_CONFIG)]
+    {
+        let config = AlterableConfig { name: "message.format.version", config_operation, value };
+        let resource =
+            AlterConfigsResource { resource_type: 2, resource_name: &topic, configs: vec![config] };
+        let request = Request { resources: vec![resource], ..Request::default() };
+        let body = ask(&broker, ApiKey::IncrementalAlterConfigs, 1, &request);
+        let answer: Response<'_> = read(&body, ApiKey::IncrementalAlterConfigs, 1);
+        assert_eq!(answer.responses[0].error_code, wanted.0);
+    }
+}

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use corelog::wire::api::ApiKey;
+use corelog::wire::error::ErrorCode;
+use corelog::wire::records::{BatchBuilder, Codec, NewRecord};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -14,7 +16,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::answers::{ask_on, read as read_answer};
-use crate::frames::Peer;
+use crate::frames::{Peer, produce, produced};
+use crate::full::delete_records;
 use crate::librdkafka::{Deliveries, config, create_topic};
 use crate::segments::{await_that, create, offset_at, segment_files};
 use crate::stored::alter;
@@ -193,6 +196,59 @@ fn records_that_are_dirty_for_too_long_are_compacted() {
     // They are few, and nothing else makes them leave the journal.
     await_that("all but the last two are gone", || read(&bootstrap, &topic).1 <= 2);
     assert_same(&read(&bootstrap, &topic).0, &model);
+}
+
+/// Found beside Apache Kafka, which compacts what is in closed segments: with the journal's usual
+/// budget, the records of a topic that is seldom written to were in none.
+#[test]
+fn records_leave_the_journal_and_are_compacted_once_they_are_as_old_as_a_segment() {
+    let mut broker =
+        Broker::start(&[("cores", "0"), ("shards", "1"), ("log.cleaner.backoff.ms", "50")]);
+    let (bootstrap, topic) = (broker.bootstrap(), fresh("rolled"));
+    let mut peer = Peer::connect(broker.address());
+    let settings = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01")];
+    create(&mut peer, &topic, &settings);
+    let producer: ThreadedProducer<Deliveries> =
+        config(&bootstrap).create_with_context(Deliveries::default()).expect("a producer");
+    let mut model = Model::new();
+    for at in 0..40 {
+        let key = format!("key-{}", at % 4);
+        let value = noise(at);
+        let record = BaseRecord::to(&topic).key(&key).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+        producer.flush(CALL_MAX).expect("all is answered");
+        model.insert(key, Some(value));
+    }
+    assert!(compacted_files(&broker).is_empty() && read(&bootstrap, &topic).1 == 40);
+    alter(&broker, &topic, "segment.ms", "100");
+    // The last that was written stays where it is.
+    await_that("only the newest are left", || read(&bootstrap, &topic).1 <= 5);
+    assert_same(&read(&bootstrap, &topic).0, &model);
+    broker.kill();
+    broker.launch();
+    assert_same(&read(&bootstrap, &topic).0, &model);
+}
+
+/// Kafka refuses it with POLICY_VIOLATION unless the topic is one whose records may be deleted.
+#[test]
+fn records_of_a_topic_that_is_only_compacted_are_not_deleted_by_request() {
+    let broker = Broker::start(&[]);
+    let topic = fresh("only-compacted");
+    let mut peer = Peer::connect(broker.address());
+    create(&mut peer, &topic, &[("cleanup.policy", "compact")]);
+    let mut builder = BatchBuilder::new();
+    let record = NewRecord { key: Some(b"key"), ..NewRecord::default() };
+    (0..9).for_each(|_| builder.push(&record));
+    let batch = builder.build(Codec::None).expect("not compressed");
+    assert_eq!(produced(&peer.ask(&produce(&topic, &batch)), &topic), (0, 0));
+    let refused = (-1, ErrorCode::POLICY_VIOLATION.0);
+    assert_eq!(delete_records(&mut peer, &topic, 3), refused);
+    for (policy, before) in [("compact,delete", 3), ("delete", 5), ("", 7)] {
+        alter(&broker, &topic, "cleanup.policy", policy);
+        assert_eq!(delete_records(&mut peer, &topic, before), (before, 0), "{policy}");
+    }
+    alter(&broker, &topic, "cleanup.policy", "compact");
+    assert_eq!(delete_records(&mut peer, &topic, -1), refused);
 }
 
 const OFFSETS: &str = "__consumer_offsets";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::asks::{fetched, poll};
 use crate::frames::{Batch, Bytes, Peer, produce, produced, request};
 use crate::full::{delete_records, delete_topic, read_all};
+use crate::stored::alter;
 use crate::tools::tool;
 use crate::world::{Broker, fresh};
 
@@ -146,6 +147,28 @@ fn what_comes_fast_is_in_segments_before_the_journal_wants_room() {
     broker.restart();
     let mut peer = Peer::connect(broker.address());
     assert_eq!(read_all(&mut peer, &topic, 0), 90);
+}
+
+/// Such records were never deleted by age, nor was anything behind them.
+#[test]
+fn records_without_timestamps_are_as_old_as_their_segment() {
+    let broker = Broker::start(SMALL_JOURNAL);
+    let topic = fresh("timeless");
+    let mut peer = Peer::connect(broker.address());
+    let settings = [("segment.bytes", "4194304"), ("segment.ms", "100"), ("retention.ms", "-1")];
+    create(&mut peer, &topic, &settings);
+    let timeless =
+        Batch { value_bytes: 1_000_000, timestamp: -1, max_timestamp: -1, ..<_>::default() };
+    let request = produce(&topic, &timeless.encode());
+    for offset in 0..60 {
+        assert_eq!(produced(&peer.ask(&request), &topic), (0, offset));
+    }
+    await_that("there are segments", || segment_files(&broker).len() > 3);
+    assert_eq!(offset_at(&mut peer, &topic, -2), 0);
+    alter(&broker, &topic, "retention.ms", "100");
+    await_that("the segments go", || segment_files(&broker).is_empty());
+    let start = offset_at(&mut peer, &topic, -2);
+    assert!((4..60).contains(&start), "what is in the journal stays: {start}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use corelog::wire::api::{self, ApiKey};
 use corelog::wire::error::ErrorCode;
 use corelog::wire::records::{self, BatchBuilder, BatchHeader, Codec, NewRecord};
 
-use crate::answers::{ask, read};
+use crate::answers::{ask, ask_on, read};
 use crate::clients::{CODECS, verify};
 use crate::frames::{Batch, Peer, produce, produced};
+use crate::full::delete_records;
 use crate::librdkafka;
 use crate::segments::{create, offset_at};
 use crate::world::{Broker, fresh};
@@ -129,6 +130,16 @@ fn a_batch_that_would_grow_without_bound_is_refused() {
     assert_eq!(produced(&peer.ask(&produce(&topic, &grown)), &topic), (large, -1));
     let fits = two(Codec::Gzip, [now(), now()], &zeros[..1 << 10]);
     assert_eq!(produced(&peer.ask(&produce(&topic, &fits)), &topic), (0, 0));
+    // Stored as it came it is none of the broker's business, and only a lookup meets it: answered
+    // with its beginning, where Kafka looks into it.
+    let plain = fresh("plain-bomb");
+    create(&mut peer, &plain, &[]);
+    let time = now() - 5000;
+    let bomb = two(Codec::Zstd, [time, time + 10], &zeros);
+    assert_eq!(produced(&peer.ask(&produce(&plain, &bomb)), &plain), (0, 0));
+    assert_eq!(produced(&peer.ask(&produce(&plain, &fits)), &plain), (0, 2));
+    let found = [time, time + 5, time + 11].map(|at| offset_at(&mut peer, &plain, at));
+    assert_eq!(found, [0, 0, 2]);
     // Nothing overtakes a batch that is made anew.
     alter(&broker, &topic, "compression.type", "zstd");
     alter(&broker, &topic, "max.message.bytes", "20000000");
@@ -167,6 +178,19 @@ fn records_carry_the_time_of_their_appending_where_the_topic_says_so() {
         assert_eq!(offset_at(&mut peer, &topic, time + 1), -1);
         broker.restart();
     }
+    // One that is sent again is told the same.
+    let mut peer = Peer::connect(broker.address());
+    let again = fresh("appended-again");
+    create(&mut peer, &again, &[]);
+    let numbered = Batch { producer: (7, 0), ..Batch::default() }.encode();
+    let times = [(); 2].map(|()| {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let answer = peer.ask(&produce(&again, &numbered));
+        assert_eq!(produced(&answer, &again), (0, 0));
+        let at = at + again.len() - topic.len();
+        i64::from_be_bytes(answer[at..at + 8].try_into().expect("eight bytes"))
+    });
+    assert!(times[0] > 0 && times[0] == times[1], "{times:?}");
     alter(&broker, &topic, name, "CreateTime");
     let mut peer = Peer::connect(broker.address());
     let answer = peer.ask(&produce(&topic, &old));
@@ -194,4 +218,98 @@ fn times_that_a_topic_does_not_take_are_refused_in_any_codec() {
         assert_eq!(put([now() - 10_000, now() + 10_000]), (0, next), "{codec:?}");
         next += 2;
     }
+}
+
+/// The record with the greatest timestamp: ListOffsets of version 7.
+fn greatest(peer: &mut Peer, topic: &str) -> (i64, i64) {
+    use api::list_offsets::{ListOffsetsPartition, ListOffsetsTopic, Request, Response};
+    let partition =
+        ListOffsetsPartition { partition_index: 0, current_leader_epoch: -1, timestamp: -3 };
+    let topics = vec![ListOffsetsTopic { name: topic, partitions: vec![partition] }];
+    let request = Request { replica_id: -1, topics, ..Request::default() };
+    let body = ask_on(peer, ApiKey::ListOffsets, 7, &request);
+    let answer: Response<'_> = read(&body, ApiKey::ListOffsets, 7);
+    let found = &answer.topics[0].partitions[0];
+    assert_eq!(found.error_code, 0);
+    (found.offset, found.timestamp)
+}
+
+/// Once the record with the greatest timestamp was deleted and others of its batch were not, none
+/// was found any more.
+#[test]
+fn the_greatest_timestamp_is_that_of_a_record_that_is_there() {
+    let broker = Broker::start(&[]);
+    let mut peer = Peer::connect(broker.address());
+    let time = now() - 10_000;
+    for codec in [Codec::None, Codec::Lz4] {
+        let topic = fresh("greatest");
+        create(&mut peer, &topic, &[]);
+        for times in [[time + 500, time + 20], [time + 30, time + 10]] {
+            produced(&peer.ask(&produce(&topic, &two(codec, times, b"v"))), &topic);
+        }
+        let mut after = |before| {
+            assert_eq!(delete_records(&mut peer, &topic, before), (before, 0));
+            greatest(&mut peer, &topic)
+        };
+        assert_eq!(after(0), (0, time + 500));
+        assert_eq!(after(1), (2, time + 30));
+        assert_eq!(after(3), (3, time + 10));
+        assert_eq!(after(4), (-1, -1));
+    }
+}
+
+/// What Produce of version 8 answers: the code, and each record that is refused.
+fn refusals(peer: &mut Peer, topic: &str, batch: &[u8]) -> (i16, Vec<(i32, String)>) {
+    use api::produce::{PartitionProduceData, Request, Response, TopicProduceData};
+    let partition = PartitionProduceData { index: 0, records: Some(batch) };
+    let data = TopicProduceData { name: topic, partition_data: vec![partition], ..<_>::default() };
+    let request = Request { acks: -1, topic_data: vec![data], ..Request::default() };
+    let body = ask_on(peer, ApiKey::Produce, 8, &request);
+    let answer: Response<'_> = read(&body, ApiKey::Produce, 8);
+    let partition = &answer.responses[0].partition_responses[0];
+    let told = partition.record_errors.iter().map(|record| {
+        let why = record.batch_index_error_message.expect("a reason");
+        (record.batch_index, why.to_string())
+    });
+    (partition.error_code, told.collect())
+}
+
+/// Apache Kafka tells a producer which records a batch is refused for (KIP-467), and which of two
+/// reasons goes first; this broker told of the first one, in words only.
+#[test]
+fn a_refused_batch_comes_back_with_each_record_that_it_is_refused_for() {
+    let broker = Broker::start(&[]);
+    let (old, young) = (now() - 100_000, now() + 100_000);
+    let (invalid, wrong_time) = (ErrorCode::INVALID_RECORD.0, ErrorCode::INVALID_TIMESTAMP.0);
+    let mut peer = Peer::connect(broker.address());
+    for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let topic = fresh("refused");
+        let bounds = ("message.timestamp.after.max.ms", "60000");
+        create(&mut peer, &topic, &[("cleanup.policy", "compact"), bounds]);
+        let mut put = |records: &[(Option<&[u8]>, i64)]| {
+            let mut builder = BatchBuilder::new();
+            for (key, timestamp) in records {
+                builder.push(&NewRecord { timestamp: *timestamp, key: *key, ..<_>::default() });
+            }
+            let batch = builder.build(codec).expect("compressible");
+            let (code, told) = refusals(&mut peer, &topic, &batch);
+            let places: Vec<i32> = told.iter().map(|(index, _)| *index).collect();
+            (code, places, told.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))
+        };
+        let key = Some(&b"k"[..]);
+        let (code, places, why) = put(&[(key, now()), (None, now()), (key, old), (None, old)]);
+        assert_eq!((code, places), (invalid, vec![1, 3]), "{codec:?}");
+        assert!(why.contains("record 1 has no key"), "{why}");
+        let (code, places, why) = put(&[(None, now()), (key, now()), (key, young)]);
+        assert_eq!((code, places), (wrong_time, vec![0, 2]), "{codec:?}");
+        assert!(why.contains("the timestamp of record 2"), "{why}");
+        assert_eq!(put(&[(key, now())]), (0, vec![], String::new()), "{codec:?}");
+    }
+    // In a topic whose batches need not be opened, the header tells that one is refused.
+    let topic = fresh("plain");
+    create(&mut peer, &topic, &[("message.timestamp.after.max.ms", "60000")]);
+    let batch = two(Codec::Zstd, [now(), young], b"v");
+    let (code, told) = refusals(&mut peer, &topic, &batch);
+    assert_eq!((code, told.len(), told[0].0), (wrong_time, 1, 1));
+    assert_eq!(refusals(&mut peer, &topic, &two(Codec::Zstd, [old, now()], b"v")), (0, vec![]));
 }

@@ -50,7 +50,6 @@ pub fn retain(
     Ok(out)
 }
 
-/// Appends a record whose timestamp delta grows by `shift`.
 /// A batch without records that stands for the offsets from `base` to before `next`, at most
 /// `i32::MAX` of them: readers go on behind it, as behind one that compaction has emptied.
 pub fn empty(base: i64, next: i64, leader_epoch: i32, timestamp: i64) -> Vec<u8> {
@@ -64,6 +63,7 @@ pub fn empty(base: i64, next: i64, leader_epoch: i32, timestamp: i64) -> Vec<u8>
     batch
 }
 
+/// Appends a record whose timestamp delta grows by `shift`.
 fn put(out: &mut BytesMut, record: &Record<'_>, shift: i64) {
     let delta = record.timestamp_delta.wrapping_add(shift);
     let length = 1 + varlong_length(delta) + record.rest.len();
