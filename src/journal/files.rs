@@ -93,6 +93,11 @@ impl<F> Files<F> {
         self.ends.insert(number, end);
     }
 
+    /// No group was ever written.
+    pub fn begin_anew(&mut self) {
+        self.mentions.begin_anew();
+    }
+
     /// `entry` is placed in file `number`, which is that of the entry before or a newer one.
     pub fn mention(&mut self, number: u64, entry: &Entry) {
         self.mentions.mention(number, entry);

@@ -3,8 +3,8 @@
 //!
 //! Invariants
 //!   N1  A file's mentions are given only if they are all there is in it: those of the file that
-//!       was being written when the journal was opened are not known, nor are those of one that
-//!       mentions more than `PARTITIONS_MAX`.
+//!       was being written when the journal was opened are not known, unless it was empty, nor are
+//!       those of one that mentions more than `PARTITIONS_MAX`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -26,6 +26,8 @@ pub struct Mentioned {
 pub struct Mentions {
     /// The file being written, what is known of it, and whether that is all.
     current: Option<(u64, Seen)>,
+    /// Nothing is in the journal but what is mentioned.
+    is_new: bool,
     left: BTreeMap<u64, Mentioned>,
 }
 
@@ -38,11 +40,17 @@ struct Seen {
 }
 
 impl Mentions {
+    /// The journal is empty.
+    pub fn begin_anew(&mut self) {
+        self.is_new = true;
+    }
+
     /// An entry is placed in file `number`.
     pub fn mention(&mut self, number: u64, entry: &Entry) {
         if self.current.as_ref().is_none_or(|(current, _)| *current != number) {
             // Nothing is in a file that is begun after another one.
-            let seen = Seen { is_all: self.current.is_some(), ..Seen::default() };
+            let is_all = self.is_new || self.current.is_some();
+            let seen = Seen { is_all, ..Seen::default() };
             if let Some((left, seen)) = self.current.replace((number, seen))
                 && let Some(mentioned) = seen.all()
             {
@@ -119,6 +127,16 @@ mod tests {
         assert_eq!(mentions.of(8), Some(Mentioned { partitions, has_metadata: false }));
         assert_eq!(mentions.of(9), Some(Mentioned { partitions: vec![], has_metadata: true }));
         assert_eq!(mentions.of(10), None, "it is being written");
+    }
+
+    #[test]
+    fn the_first_file_of_a_new_journal_is_known() {
+        let mut mentions = Mentions::default();
+        mentions.begin_anew();
+        for number in [0, 1] {
+            mentions.mention(number, &entry(EntryKind::Batches, partition(4)));
+        }
+        assert_eq!(mentions.of(0).map(|known| known.partitions), Some(vec![partition(4)]));
     }
 
     #[test]

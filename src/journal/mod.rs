@@ -577,7 +577,10 @@ impl<I: Io> Journal<I> {
 }
 
 impl<I: Io> Inner<I> {
-    fn new(io: I, arena: Arena, settings: Settings, recovered: recover::Recovered<I>) -> Self {
+    fn new(io: I, arena: Arena, settings: Settings, mut recovered: recover::Recovered<I>) -> Self {
+        if recovered.accepted_sequence == 0 {
+            recovered.files.begin_anew();
+        }
         let tail = Tail::new(settings.tail_bytes_max);
         let reached = Mark { sequence: recovered.accepted_sequence, end: recovered.space.head };
         let state = State {

@@ -88,7 +88,14 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
         if !is_fast || owner.is_hasty() {
             continue;
         }
-        if let Err(error) = owner.drain_early(&busy).await
+        let outcome = loop {
+            match owner.drain_early(&busy).await {
+                // While that went on there was more.
+                Ok(true) if !owner.is_hasty() => {}
+                outcome => break outcome,
+            }
+        };
+        if let Err(error) = outcome
             && !owner.is_ending()
         {
             owner.doubt_directory(&error).await;
@@ -113,10 +120,11 @@ fn is_short_lived(config: &TopicConfig, capacity: u64) -> bool {
 }
 
 impl<I: Io> Owner<I> {
-    /// Moves what `busy` partitions have in the older half of the memory.
-    async fn drain_early(&self, busy: &[PartitionId]) -> io::Result<()> {
+    /// Moves what `busy` partitions have in the older half of the memory, a piece of each; false if
+    /// there is none.
+    async fn drain_early(&self, busy: &[PartitionId]) -> io::Result<bool> {
         let _turn = self.storage_turn.lock().await;
-        let Some(before) = self.journal.older_half_of_tail() else { return Ok(()) };
+        let Some(before) = self.journal.older_half_of_tail() else { return Ok(false) };
         let (mut moved, mut files) = (Vec::new(), BTreeSet::new());
         self.store.set_pace(None);
         for id in busy {
@@ -128,10 +136,10 @@ impl<I: Io> Owner<I> {
             moved.extend(self.fill_segments(&log, through, Share::new(), &mut files).await?);
         }
         if moved.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         tracing::debug!("{} partitions are drained early", moved.len());
-        self.record(moved, files).await
+        self.record(moved, files).await.map(|()| true)
     }
 
     /// The entry up to which a partition is drained early, if it is.
