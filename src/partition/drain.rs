@@ -138,7 +138,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
                 }
                 Ok(false) if owner.is_ending() => return,
                 // The last groups of a file that the head has left are still on their way to the
-                // disk, and a journal that is full meanwhile begins no other (seed 3584).
+                // disk, and a journal that is full meanwhile begins no other.
                 Ok(false) if owner.journal.fill().0 > 1 => owner.io.sleep(SETTLE_PAUSE).await,
                 Ok(false) => break,
                 Err(_) if owner.is_ending() => return,

@@ -142,3 +142,17 @@ impl<'a> Walk<'a> {
         self.skip(length)
     }
 }
+
+/// The record batches in what a read has brought: base offset, one past the last offset, bytes.
+pub fn batches_of(mut left: &[u8]) -> Vec<(i64, i64, Vec<u8>)> {
+    let mut found = Vec::new();
+    while !left.is_empty() {
+        let base = i64::from_be_bytes(left[..8].try_into().expect("eight bytes"));
+        let length = i32::from_be_bytes(left[8..12].try_into().expect("four bytes"));
+        let delta = i32::from_be_bytes(left[23..27].try_into().expect("four bytes"));
+        let (batch, rest) = left.split_at(12 + usize::try_from(length).expect("positive"));
+        left = rest;
+        found.push((base, base + i64::from(delta) + 1, batch.to_vec()));
+    }
+    found
+}

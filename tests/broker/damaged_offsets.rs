@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use corelog::wire::records::{BatchBuilder, Codec, NewRecord};
 
+use crate::asks::batches_of;
 use crate::damage::{FOREVER, KAFKA_STORAGE_ERROR, SMALL, mend, repair, stop};
 use crate::flips::read;
 use crate::frames::{Peer, produce, produced};
@@ -116,16 +117,10 @@ impl Compacted {
                 continue;
             }
             assert!(!found.is_empty(), "something comes at {next}");
-            let mut left = &found[..];
-            while !left.is_empty() {
-                let base = i64::from_be_bytes(left[..8].try_into().expect("eight bytes"));
-                let length = i32::from_be_bytes(left[8..12].try_into().expect("four bytes"));
-                let delta = i32::from_be_bytes(left[23..27].try_into().expect("four bytes"));
-                let (batch, rest) = left.split_at(12 + usize::try_from(length).expect("positive"));
-                left = rest;
-                assert!(base + i64::from(delta) >= next, "nothing comes twice");
-                next = base + i64::from(delta) + 1;
-                served.push((base, next, batch.to_vec()));
+            for (base, end, batch) in batches_of(&found) {
+                assert!(end > next, "nothing comes twice");
+                next = end;
+                served.push((base, next, batch));
             }
         }
         (served, failed)

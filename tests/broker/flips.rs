@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::asks::{Ask, Walk, produce_to, written};
+use crate::asks::{Ask, Walk, batches_of, produce_to, written};
 use crate::damage::{FOREVER, KAFKA_STORAGE_ERROR, SMALL, repair, stop};
 use crate::damaged_packs::create_with;
 use crate::frames::{Batch, Peer};
@@ -104,17 +104,11 @@ fn read_all(broker: &Broker, ends: &BTreeMap<(String, i32), i64>) -> (Served, Pl
                 continue;
             }
             assert!(!found.is_empty(), "nothing is at {next} of {topic} {partition}");
-            let mut left = &found[..];
-            while !left.is_empty() {
-                let base = i64::from_be_bytes(left[..8].try_into().expect("eight bytes"));
-                let length = i32::from_be_bytes(left[8..12].try_into().expect("four bytes"));
-                let delta = i32::from_be_bytes(left[23..27].try_into().expect("four bytes"));
-                let (batch, rest) = left.split_at(12 + usize::try_from(length).expect("positive"));
-                left = rest;
+            for (base, end, batch) in batches_of(&found) {
                 assert_eq!(base, next, "of {topic} {partition}");
                 // One that stands for several lost ones.
-                for _ in 0..=delta {
-                    batches.push(batch.to_vec());
+                for _ in base..end {
+                    batches.push(batch.clone());
                     next += 1;
                 }
             }
