@@ -8,11 +8,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use rustc_hash::FxBuildHasher;
+
 use super::layout::{Entry, EntryKind};
 use crate::base::ids::PartitionId;
 
 /// Of a file that mentions more it is not kept which.
-const PARTITIONS_MAX: usize = 4096;
+const PARTITIONS_MAX: usize = 1 << 16;
 
 /// Everything that a file's entries are about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct Mentions {
 
 #[derive(Default)]
 struct Seen {
-    partitions: HashSet<PartitionId>,
+    partitions: HashSet<PartitionId, FxBuildHasher>,
     last: Option<PartitionId>,
     has_metadata: bool,
     is_all: bool,

@@ -226,6 +226,17 @@ impl<I: Io> Clone for Journal<I> {
     }
 }
 
+/// See `Journal::hold`.
+pub struct Held<I: Io>(Rc<Inner<I>>);
+
+impl<I: Io> Drop for Held<I> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.borrow_mut();
+        state.held = None;
+        state.wake_first_in_room();
+    }
+}
+
 struct Inner<I: Io> {
     io: I,
     arena: Arena,
@@ -263,6 +274,8 @@ struct State<I: Io> {
     preparing: bool,
     /// Old files are being made free.
     draining: bool,
+    /// Memory of the durable groups from that on that is held (`Journal::hold`).
+    held: Option<usize>,
     /// The file system is short of space.
     short: bool,
     /// Files below this number are to be drained, however much room there is.
@@ -351,6 +364,14 @@ impl<I: Io> Journal<I> {
     /// it may use whatever is left.
     pub async fn room_to_decide(&self, bytes: usize) -> Result<(), Refusal> {
         space::room(&self.inner, bytes, Purpose::Decisions).await
+    }
+
+    /// Has appenders of records wait rather than push what lies at `address` and behind it out of
+    /// the memory, until `Held` is dropped: it is being moved from there. One holds at a time.
+    pub fn hold(&self, address: u64) -> Held<I> {
+        let mut state = self.inner.state.borrow_mut();
+        state.held = Some(state.tail.memory_from(address));
+        Held(self.inner.clone())
     }
 
     /// Says whether the file system is short of space. While it is, the journal takes no more of it
@@ -601,6 +622,7 @@ impl<I: Io> Inner<I> {
             closed: false,
             preparing: false,
             draining: false,
+            held: None,
             short: false,
             drain_before: 0,
             is_drain_due: false,

@@ -10,6 +10,7 @@
 //!       when the disk gives no more, there is still room to delete something and to start again.
 //!   S5  What was left for them can be used up, by many starts in a row before anything is drained.
 //!       Then they get one file beyond `bytes_max`, which is given back once a file is free.
+//!   S6  Only records wait for what is held in memory: moving it needs room for its checkpoints.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -155,7 +156,9 @@ impl<I: Io> Turn<'_, I> {
             let pending_max = self.inner.settings.pending_bytes_max;
             let waits_for_disk =
                 state.pending_bytes > 0 && state.pending_bytes + bytes > pending_max;
-            if !waits_for_disk {
+            let waits_for_move = self.purpose == Purpose::Records
+                && state.would_push_out(bytes, self.inner.settings.tail_bytes_max);
+            if !waits_for_disk && !waits_for_move {
                 let settings = &self.inner.settings;
                 let is_reserved =
                     self.purpose == Purpose::Records && state.is_reserved(bytes, settings);
@@ -227,6 +230,13 @@ impl<I: Io> State<I> {
         if let Some((_, waker)) = self.room_queue.front() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether a group of `bytes` would push out of the memory what is held there.
+    fn would_push_out(&self, bytes: usize, tail_bytes_max: usize) -> bool {
+        // Those that wait for the disk may have memory for as much again.
+        let coming = 2 * (self.pending_bytes + bytes);
+        self.held.is_some_and(|held| held + coming > tail_bytes_max)
     }
 
     /// Whether a group of `bytes` would reach into what is kept from records.

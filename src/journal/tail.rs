@@ -44,6 +44,13 @@ impl Tail {
         self.groups.get(self.groups.len() / 2).filter(|_| is_half_full).map(|group| group.address)
     }
 
+    /// Bytes of the arena that the group which holds `address` and those behind it take.
+    pub fn memory_from(&self, address: u64) -> usize {
+        let behind = self.groups.partition_point(|group| group.address <= address);
+        let groups = self.groups.range(behind.saturating_sub(1)..);
+        groups.map(|group| group.memory).sum()
+    }
+
     /// Drops the oldest group; false if there is none. Its memory is free once no reader holds it.
     pub fn forget_oldest(&mut self) -> bool {
         let oldest = self.groups.pop_front();

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc;
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::base::ids::{PartitionId, TopicNumber};
 use crate::io::ring::{RingIo, boot};
@@ -93,6 +95,40 @@ fn entries_come_back_in_order_across_rolls_and_reopenings() {
     }
     let files = std::fs::read_dir(&settings.directory).expect("readable").count();
     assert!(files >= 2, "the journal rolled: {files} files");
+}
+
+#[test]
+fn appenders_wait_rather_than_push_out_of_memory_what_is_held() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    with_journal(settings(directory.path()), |_, journal, _| async move {
+        let journal = journal.expect("opened");
+        let body = vec![1; 100_000];
+        let append = async || {
+            let appended = journal.append(entry(1), &body, |_| {}).expect("accepted");
+            journal.wait_durable(appended.position).await.expect("durable");
+            appended.location
+        };
+        let first = append().await;
+        let held = journal.hold(first.address);
+        let mut appended = 0;
+        while journal.room(body.len()).now_or_never().is_some() {
+            append().await;
+            appended += 1;
+            assert!(journal.tail(first).is_some(), "pushed out after {appended}");
+        }
+        assert!((2..10).contains(&appended), "{appended} had room in the memory of 1 MiB");
+        let managing = journal.room_to_manage(body.len()).now_or_never();
+        assert_eq!(managing, Some(Ok(())), "S6");
+        let waiting = journal.room(body.len());
+        drop(held);
+        waiting.await.expect("nothing is held");
+        for _ in 0..12 {
+            journal.room(body.len()).await.expect("room");
+            append().await;
+        }
+        assert!(journal.tail(first).is_none(), "the memory is used again");
+        journal.close().await;
+    });
 }
 
 #[test]

@@ -92,6 +92,9 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
         state.flushed = state.written;
         files::release_flushed(&mut state, file_bytes);
     }
+    if let Some(held) = &mut state.held {
+        *held += group.memory;
+    }
     state.tail.push(group.address, group.bytes, group.memory);
     state.wake_watchers();
     true

@@ -6,12 +6,14 @@
 //!       admitted in the order in which they came.
 //!   A3  A duplicate is answered with the original's offset, and not before the original settled.
 
+use std::hint::black_box;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::line::Place;
 use super::reject::{Inspection, RejectedRecord};
+use super::settle::TOUCHED;
 use super::{Extent, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
@@ -167,10 +169,28 @@ impl<I: Io> Owner<I> {
             return self.produce_later(parts, acks, reply);
         }
         let mut outcomes = Outcomes::of(parts.len());
-        for part in parts {
-            outcomes.push(self.admit(part).await);
+        let mut parts = parts.into_iter();
+        while !parts.as_slice().is_empty() {
+            self.touch(parts.as_slice().get(..TOUCHED).unwrap_or(parts.as_slice()));
+            for part in parts.by_ref().take(TOUCHED) {
+                outcomes.push(self.admit(part).await);
+            }
         }
         self.answer_admitted(outcomes, acks, reply);
+    }
+
+    /// Reads a little of what admitting `parts` needs: see `PartitionLog::touch`.
+    fn touch(&self, parts: &[ProducePart]) {
+        if parts.len() < 2 {
+            return;
+        }
+        let logs = self.logs.borrow();
+        let touched = parts.iter().map(|part| {
+            let begin = part.records.first().copied().map_or(0, Offset::from);
+            let state = logs.get(&part.partition).map_or(0, |log| log.borrow().touch());
+            begin.wrapping_add(state)
+        });
+        black_box(touched.fold(0, Offset::wrapping_add));
     }
 
     pub(super) fn answer_admitted(&self, outcomes: Outcomes, acks: Acks, reply: ProduceReply) {

@@ -27,6 +27,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
 
 use super::checkpoint::Checkpoint;
 use super::pack::Small;
@@ -89,7 +90,8 @@ struct Batch {
     limit: u64,
     /// What was drained ends here.
     end: u64,
-    touched: BTreeSet<PartitionId>,
+    /// The partitions that the files mention.
+    met: Meetings,
     holds_metadata: bool,
     /// Some of the files' groups are damaged.
     is_damaged: bool,
@@ -98,8 +100,15 @@ struct Batch {
     /// See `Reread::memory`.
     kept_last: usize,
     small: Small,
-    /// Whether a partition is small, of those that were met.
-    is_small: HashMap<PartitionId, bool>,
+}
+
+type Meetings = HashMap<PartitionId, Met, FxBuildHasher>;
+
+/// What is known of a partition for the length of a batch.
+struct Met {
+    log: Option<Log>,
+    /// Once any of its records were met.
+    is_small: Option<bool>,
 }
 
 impl Batch {
@@ -175,14 +184,13 @@ impl Batch {
             begin,
             limit: begin + bytes,
             end: first_end,
-            touched: BTreeSet::new(),
+            met: HashMap::default(),
             holds_metadata: false,
             is_damaged: false,
             large: BTreeMap::new(),
             large_bytes: 0,
             kept_last: 0,
             small: Small::default(),
-            is_small: HashMap::new(),
         }
     }
 }
@@ -238,8 +246,8 @@ impl<I: Io> Owner<I> {
              of them went into a pack",
             (batch.end - batch.begin) / file_bytes,
             self.io.now() - began,
-            batch.touched.len(),
-            batch.is_small.values().filter(|is_small| **is_small).count()
+            batch.met.len(),
+            batch.met.values().filter(|met| met.is_small == Some(true)).count()
         );
         self.tend.wake();
         Ok(true)
@@ -287,7 +295,9 @@ impl<I: Io> Owner<I> {
         let mentioned = file.mentioned();
         if let Some(mentioned) = mentioned.filter(|known| !self.is_left(known, file.file_end())) {
             batch.holds_metadata |= mentioned.has_metadata;
-            batch.touched.extend(mentioned.partitions);
+            for id in mentioned.partitions {
+                self.meet(id, &mut batch.met);
+            }
             return Ok(());
         }
         let stretch = STRETCH_BYTES_MAX.min(self.arena.budget() / STRETCH_SHARE);
@@ -320,15 +330,15 @@ impl<I: Io> Owner<I> {
         let id = found.entry.partition;
         match found.entry.kind {
             EntryKind::Metadata => batch.holds_metadata = true,
-            EntryKind::LogStart | EntryKind::Checkpoint => drop(batch.touched.insert(id)),
+            EntryKind::LogStart | EntryKind::Checkpoint => {
+                self.meet(id, &mut batch.met);
+            }
             EntryKind::Batches | EntryKind::Carried => {
-                batch.touched.insert(id);
-                if !self.counts(id, found) {
-                    return;
-                }
-                let limit = batch.limit;
-                let is_small = || self.is_small(id, limit);
-                if *batch.is_small.entry(id).or_insert_with(is_small) {
+                let met = self.meet(id, &mut batch.met);
+                let Some(log) = met.log.as_ref().filter(|log| counts(log, found)) else { return };
+                // A partition with too little for a file of its own.
+                let is_small = || log.borrow().hot_bytes_below(batch.limit) < self.small_bytes();
+                if *met.is_small.get_or_insert_with(is_small) {
                     batch.small.take(found);
                 } else {
                     batch.large_bytes += found.memory(&mut batch.kept_last);
@@ -339,16 +349,15 @@ impl<I: Io> Owner<I> {
         }
     }
 
+    /// What is known of `id` in a batch.
+    fn meet<'a>(&self, id: PartitionId, met: &'a mut Meetings) -> &'a mut Met {
+        met.entry(id).or_insert_with(|| Met { log: self.log(id), is_small: None })
+    }
+
     /// A partition with less in a batch gets no file of its own.
     pub(super) fn small_bytes(&self) -> u64 {
         let bytes = self.journal.file_bytes() * self.batch_files();
         SMALL_BYTES_MAX.min(bytes / SMALL_SHARE)
-    }
-
-    /// Whether a partition has too little in the journal below `limit` for a file of its own.
-    fn is_small(&self, id: PartitionId, limit: u64) -> bool {
-        let most = self.small_bytes();
-        self.log(id).is_some_and(|log| log.borrow().hot_bytes_below(limit) < most)
     }
 
     /// Records what the batch's pack holds, and everything else that is needed of its files; then
@@ -357,11 +366,16 @@ impl<I: Io> Owner<I> {
         self.record_small(&mut batch.small).await?;
         if batch.is_damaged {
             // Nobody knows what the damaged groups named.
-            batch.touched.extend(self.logs.borrow().keys());
+            let all: Vec<PartitionId> = self.logs.borrow().keys().copied().collect();
+            for id in all {
+                self.meet(id, &mut batch.met);
+            }
             batch.holds_metadata |= self.core() == CoreId::FIRST;
         }
+        let mut touched: Vec<PartitionId> = batch.met.keys().copied().collect();
+        touched.sort_unstable();
         let mut last = None;
-        for id in &batch.touched {
+        for id in &touched {
             // Something else has moved a part of what the pack took.
             let left = self.log(*id).and_then(|log| {
                 let through = log.borrow().last_below(batch.end)?;
@@ -377,7 +391,7 @@ impl<I: Io> Owner<I> {
         {
             // Whoever else changes segments records that first (D6).
             let _turn = self.storage_turn.lock().await;
-            for (id, count) in batch.touched.iter().zip(1_u32..) {
+            for (id, count) in touched.iter().zip(1_u32..) {
                 last = last.max(self.checkpoint_again(*id, batch.end).await?);
                 if count.is_multiple_of(CHECKPOINTS_PER_TURN) {
                     self.io.cede().await;
@@ -387,12 +401,6 @@ impl<I: Io> Owner<I> {
         self.await_durable(last).await?;
         self.journal.release(batch.end);
         Ok(())
-    }
-
-    /// Whether records found in a file are those that the partition's state means.
-    fn counts(&self, id: PartitionId, found: &Reread<'_>) -> bool {
-        let extent = self.log(id).and_then(|log| log.borrow().extent(found.entry.base_offset));
-        extent.is_some_and(|extent| extent.location == found.location)
     }
 
     /// Moves the records of one stretch, and returns when they are durable in their new places.
@@ -618,6 +626,12 @@ impl<I: Io> Owner<I> {
         let durable = self.journal.wait_durable(last).await;
         durable.map_err(|poisoned| io::Error::other(poisoned.to_string()))
     }
+}
+
+/// Whether records found in a file are those that the partition's state means.
+fn counts(log: &Log, found: &Reread<'_>) -> bool {
+    let extent = log.borrow().extent(found.entry.base_offset);
+    extent.is_some_and(|extent| extent.location == found.location)
 }
 
 /// Journals the whole of `image`.

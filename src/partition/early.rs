@@ -1,20 +1,26 @@
-//! Draining early: what a partition takes in fast goes from memory into its segment, before the
-//! journal fills with it.
+//! Draining early: what is taken in fast goes from memory into segments, before the journal fills
+//! with it.
 //!
 //!     | ... older half of the tail ... | ... newer half ... | head ►
-//!       └── a's and b's records ──► their segments, synced ──► checkpoints
+//!       ├── a's records, which are many ──► its segment ┐
+//!       └── b's, c's ... which are few ───► a pack      ┴─ synced ──► checkpoints
 //!
 //! A journal that fills within seconds is drained all the time, and what was written before is read
-//! back from the device for that: a third of all its work. Here the bytes are still in memory. The
-//! files in which nothing is left are then free without being read (`Rereading::mentioned`).
+//! back from the device for that: a third of all its work, and more where small partitions' records
+//! have to be sorted in runs. Here the bytes are still in memory. The files in which nothing is
+//! left are then free without being read (`Rereading::mentioned`).
 //!
 //! Lives on: every core, one task.  Talks to: `journal`, `segment`.
 //!
 //! Invariants
 //!   V1  Only what is wholly in memory is moved early; a partition that lags behind is left to
-//!       `drain`, as is everything while the journal fills slowly or is nearly full.
+//!       `drain`, as is everything while the journal fills slowly.
 //!   V2  The newer half of the memory stays where it is: readers at the end of the log find it.
-//!   V3  A partition is moved in pieces that get a file of their own in `drain` as well.
+//!   V3  A partition gets a file of its own for as much as it gets one for in `drain`, and a pack
+//!       is made only of so much that its partitions' checkpoints are little beside it.
+//!   V4  What is being moved stays in memory until it has been: appenders wait for that.
+//!   V5  A partition with records in the journal that were appended since it began to fill fast is
+//!       listed, once.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -37,30 +43,32 @@ const LOOK_SHARE: u64 = 8;
 /// What is kept for less than this, in milliseconds, may be gone before the journal is full.
 const SHORT_MS: i64 = 60_000;
 
-/// Who takes in much.
+/// The least that a pack is made of, as a share of the tail.
+const PACK_SHARE: u64 = 8;
+/// Partitions that are looked at before others have their turn.
+const SLICE: usize = 256;
+
+/// Who takes in what.
 pub(super) struct Early {
-    /// Those that were appended to since the last look and have a piece to move.
-    busy: RefCell<Vec<PartitionId>>,
-    /// Counts the looks: a partition is in `busy` once.
+    /// See V5.
+    listed: RefCell<Vec<PartitionId>>,
+    /// A partition that was last asked in this round is listed.
     round: Cell<u64>,
     /// The last look has found the journal to fill fast.
     active: Cell<bool>,
-    /// See V3; known when the task begins.
-    piece_bytes: Cell<u64>,
 }
 
 impl Default for Early {
     fn default() -> Early {
-        let (busy, piece_bytes) = (RefCell::default(), Cell::new(u64::MAX));
-        Early { busy, round: Cell::new(1), active: Cell::new(false), piece_bytes }
+        Early { listed: RefCell::default(), round: Cell::new(1), active: Cell::new(false) }
     }
 }
 
 impl Early {
     /// Something was appended to `log`.
     pub(super) fn appended(&self, log: &mut PartitionLog) {
-        if log.hot_bytes() >= self.piece_bytes.get() && log.is_first_in(self.round.get()) {
-            self.busy.borrow_mut().push(log.id());
+        if log.is_first_in(self.round.get()) {
+            self.listed.borrow_mut().push(log.id());
         }
     }
 
@@ -68,30 +76,29 @@ impl Early {
         self.active.get()
     }
 
-    fn take_busy(&self) -> Vec<PartitionId> {
+    fn forget(&self) {
         self.round.set(self.round.get() + 1);
-        std::mem::take(&mut *self.busy.borrow_mut())
+        self.listed.borrow_mut().clear();
     }
 }
 
 /// Drains early until the journal ends.
 pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
-    owner.early.piece_bytes.set(owner.small_bytes());
     let (capacity, tail) = owner.journal.capacity();
     let look_bytes = LOOK_BYTES_MAX.min(tail as u64 / LOOK_SHARE);
     let mut seen = (owner.io.now(), owner.journal.head());
     while let Some(head) = owner.journal.written_to(seen.1 + look_bytes).await {
-        let busy = owner.early.take_busy();
         let is_fast = is_soon_full(seen, (owner.io.now(), head), capacity);
         seen = (owner.io.now(), head);
         owner.early.active.set(is_fast);
-        if !is_fast || owner.is_hasty() {
+        if !is_fast {
+            owner.early.forget();
             continue;
         }
         let outcome = loop {
-            match owner.drain_early(&busy).await {
+            match owner.drain_early().await {
                 // While that went on there was more.
-                Ok(true) if !owner.is_hasty() => {}
+                Ok(true) => {}
                 outcome => break outcome,
             }
         };
@@ -120,19 +127,66 @@ fn is_short_lived(config: &TopicConfig, capacity: u64) -> bool {
 }
 
 impl<I: Io> Owner<I> {
-    /// Moves what `busy` partitions have in the older half of the memory, a piece of each; false if
-    /// there is none.
-    async fn drain_early(&self, busy: &[PartitionId]) -> io::Result<bool> {
-        let _turn = self.storage_turn.lock().await;
+    /// Moves what the listed partitions have in the older half of the memory, a piece of each;
+    /// false if that is too little.
+    async fn drain_early(&self) -> io::Result<bool> {
         let Some(before) = self.journal.older_half_of_tail() else { return Ok(false) };
-        let (mut moved, mut files) = (Vec::new(), BTreeSet::new());
+        let listed = self.early.listed.take();
         self.store.set_pace(None);
-        for id in busy {
+        let outcome = self.move_early(&listed, before).await;
+        for id in listed {
+            let Some(log) = self.log(id) else { continue };
+            if log.borrow().first_extent().is_some() {
+                self.early.listed.borrow_mut().push(id);
+            } else {
+                log.borrow_mut().leave_round();
+            }
+        }
+        outcome
+    }
+
+    async fn move_early(&self, listed: &[PartitionId], before: u64) -> io::Result<bool> {
+        let (_, tail) = self.journal.capacity();
+        let large_bytes = self.small_bytes();
+        let (mut large, mut small, mut small_bytes) = (Vec::new(), Vec::new(), 0);
+        let mut first = u64::MAX;
+        for slice in listed.chunks(SLICE) {
+            for id in slice {
+                let Some(log) = self.log(*id) else { continue };
+                let Some((through, bytes)) = self.early_through(&log, before) else { continue };
+                let begin = log.borrow().first_extent().map_or(first, |it| it.location.address);
+                first = first.min(begin);
+                if bytes >= large_bytes {
+                    large.push((log, through));
+                } else {
+                    small.push((*id, through));
+                    small_bytes += bytes;
+                }
+            }
+            self.io.cede().await;
+        }
+        let is_pack = small_bytes >= tail as u64 / PACK_SHARE;
+        if large.is_empty() && !is_pack {
+            return Ok(false);
+        }
+        let _held = self.journal.hold(first);
+        let has_large = self.move_large(large).await?;
+        if !is_pack {
+            return Ok(has_large);
+        }
+        small.sort_unstable();
+        tracing::debug!("{} partitions are drained early, into a pack", small.len());
+        self.pack_early(&small, small_bytes).await.map(|()| true)
+    }
+
+    /// Moves partitions' records up to an entry of each into segments of their own.
+    async fn move_large(&self, partitions: Vec<(Log, Offset)>) -> io::Result<bool> {
+        let _turn = self.storage_turn.lock().await;
+        let (mut moved, mut files) = (Vec::new(), BTreeSet::new());
+        for (log, through) in partitions {
             if self.is_ending() {
                 return Err(io::Error::other("the node is stopping"));
             }
-            let Some(log) = self.log(*id) else { continue };
-            let Some(through) = self.early_through(&log, before) else { continue };
             moved.extend(self.fill_segments(&log, through, Share::new(), &mut files).await?);
         }
         if moved.is_empty() {
@@ -142,8 +196,8 @@ impl<I: Io> Owner<I> {
         self.record(moved, files).await.map(|()| true)
     }
 
-    /// The entry up to which a partition is drained early, if it is.
-    fn early_through(&self, log: &Log, before: u64) -> Option<Offset> {
+    /// The entry up to which a partition is drained early, if it is, and the bytes up to there.
+    fn early_through(&self, log: &Log, before: u64) -> Option<(Offset, u64)> {
         let log = log.borrow();
         let image = self.image();
         let config = self.topic_config(image.topic_by_number(log.id().topic)?);
@@ -151,6 +205,6 @@ impl<I: Io> Owner<I> {
         if !is_in_memory || is_short_lived(&config, self.journal.capacity().0) {
             return None;
         }
-        log.piece_below(before, self.early.piece_bytes.get(), STRETCH_BYTES_MAX as u64)
+        log.piece_below(before, STRETCH_BYTES_MAX as u64)
     }
 }

@@ -103,6 +103,8 @@ pub struct PartitionLog {
     /// has carried on do not.
     in_order: bool,
     epochs: Vec<EpochStart>,
+    /// That of the last of them, which each append compares; -1 before the first.
+    newest_epoch: Epoch,
     /// The journal address of the last checkpoint.
     checkpointed: Option<u64>,
     /// See `is_first_in`.
@@ -126,6 +128,7 @@ impl PartitionLog {
             extents: VecDeque::new(),
             in_order: true,
             epochs: Vec::new(),
+            newest_epoch: -1,
             checkpointed: None,
             round: 0,
             moves: 0,
@@ -166,14 +169,19 @@ impl PartitionLog {
         std::mem::replace(&mut self.round, round) != round
     }
 
+    /// It is asked as if for the first time again.
+    pub fn leave_round(&mut self) {
+        self.round = 0;
+    }
+
     /// The oldest entry in the journal.
     pub fn first_extent(&self) -> Option<&Extent> {
         self.extents.front()
     }
 
-    /// The settled entry up to which `least` bytes or more are in the journal below `address`, and
-    /// not many more than `most`.
-    pub fn piece_below(&self, address: u64, least: u64, most: u64) -> Option<Offset> {
+    /// The settled entry up to which not many more than `most` bytes are in the journal below
+    /// `address`, and how many these are.
+    pub fn piece_below(&self, address: u64, most: u64) -> Option<(Offset, u64)> {
         let settled = self.high_watermark;
         let mut bytes = 0;
         let within = self.extents_below(address).take_while(|extent| {
@@ -181,7 +189,7 @@ impl PartitionLog {
             bytes += u64::from(extent.location.length) * u64::from(takes);
             takes
         });
-        within.last().map(|last| last.base).filter(|_| bytes >= least)
+        within.last().map(|last| last.base).map(|through| (through, bytes))
     }
 
     /// Those of them that are in the journal below `address`.
@@ -232,7 +240,8 @@ impl PartitionLog {
     pub fn appended(&mut self, extent: Extent, epoch: Epoch) {
         assert_eq!(extent.base, self.next, "offsets are dense in {}", self.id);
         assert!(extent.next > extent.base, "an entry holds at least one record");
-        if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
+        if self.newest_epoch < epoch {
+            self.newest_epoch = epoch;
             self.epochs.push(EpochStart { epoch, start: extent.base });
         }
         self.next = extent.next;
@@ -297,6 +306,7 @@ impl PartitionLog {
         let place = |extent: &Extent| extent.location.address;
         log.in_order = extents.iter().is_sorted_by_key(place);
         log.extents = extents;
+        log.newest_epoch = epochs.last().map_or(-1, |last| last.epoch);
         log.epochs = epochs;
         log.producers = producers;
         log.checkpointed = address;
@@ -309,8 +319,22 @@ impl PartitionLog {
 
     /// The extent that begins at `base`.
     pub fn extent(&self, base: Offset) -> Option<Extent> {
-        let at = self.extents.partition_point(|extent| extent.base < base);
-        self.extents.get(at).filter(|extent| extent.base == base).copied()
+        // Where each holds as many records as the others it need not be searched for.
+        let first = self.extents.front()?;
+        let records = usize::try_from(first.next - first.base).ok()?;
+        let guess = usize::try_from(base - first.base).ok()? / records.max(1);
+        let is_it = |extent: &&Extent| extent.base == base;
+        let found = self.extents.get(guess).filter(is_it).or_else(|| {
+            let at = self.extents.partition_point(|extent| extent.base < base);
+            self.extents.get(at).filter(is_it)
+        });
+        found.copied()
+    }
+
+    /// Reads a little of what the next append will need. Where many partitions are appended to in
+    /// turn, the processor fetches the states of several side by side like that.
+    pub fn touch(&self) -> Offset {
+        self.next + self.extents.back().map_or(0, |last| last.next)
     }
 
     /// The extents that begin at or before `base`, oldest first.
@@ -573,6 +597,25 @@ mod tests {
         assert_eq!(bounds(found(20, 0, &[(0, 10), (10, 20), (20, 30)])), Ok((0, 20, 30)));
         assert_eq!(bounds(found(20, 0, &[(0, 10)])), Ok((0, 20, 20)));
         assert_eq!(bounds(found(20, 5, &[])), Ok((5, 20, 20)));
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_base_whatever_the_others_hold() {
+        for lengths in [&[1; 9][..], &[4; 9], &[1, 7, 2, 90, 1, 1, 3], &[500, 1, 1, 1], &[3]] {
+            let mut log = PartitionLog::new(ID);
+            let mut bases = vec![];
+            for length in lengths {
+                bases.push(log.next());
+                log.appended(extent(log.next(), log.next() + length), 1);
+            }
+            log.settled(log.next(), 0);
+            log.trim(lengths[0].min(log.next() - 1));
+            for base in -3..log.next() + 3 {
+                let is_one = bases.contains(&base) && base >= log.hot_start();
+                assert_eq!(log.extent(base).is_some(), is_one, "{base} of {lengths:?}");
+                assert!(log.extent(base).is_none_or(|extent| extent.base == base));
+            }
+        }
     }
 
     #[test]

@@ -56,12 +56,12 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
 use futures_util::lock::Mutex;
+use rustc_hash::FxBuildHasher;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
@@ -93,7 +93,7 @@ type Log = Rc<RefCell<PartitionLog>>;
 
 /// A core's partitions. They are gone through in an order that their history alone decides, so that
 /// a simulated node takes the same course again.
-type Logs = HashMap<PartitionId, Log, BuildHasherDefault<DefaultHasher>>;
+type Logs = HashMap<PartitionId, Log, FxBuildHasher>;
 
 /// See the module's documentation.
 pub struct Owner<I: Io> {
@@ -133,7 +133,7 @@ pub struct Owner<I: Io> {
     /// Taken by whoever has a batch open.
     opening: Mutex<()>,
     /// Topics' settings as values, each with the topic that they were read from.
-    topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig)>>,
+    topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig), FxBuildHasher>>,
 }
 
 impl<I: Io> Owner<I> {

@@ -11,8 +11,10 @@
 //!   P2  Runs are never named by anything; a crash leaves them to the next start, which removes
 //!       them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+
+use rustc_hash::FxBuildHasher;
 
 use super::drain::CHECKPOINTS_PER_TURN;
 use super::{Extent, Log, Owner};
@@ -29,11 +31,14 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Whoever looks for something in the middle of a piece reads it from its beginning.
 const PIECE_BYTES_MAX: u64 = 4 << 20;
 
+/// Partitions that are written before others have their turn.
+const SLICE: usize = 64;
+
 /// Small partitions' records of a batch.
 #[derive(Default)]
 pub(super) struct Small {
-    /// Where each entry's body was in the journal, and where it is in `bodies`.
-    found: BTreeMap<(PartitionId, Offset), (Location, Place)>,
+    /// The entries of each partition that are in `bodies`, in the order of their addresses.
+    found: HashMap<PartitionId, Vec<Found>, FxBuildHasher>,
     bodies: Bodies,
     runs: Vec<Pack>,
     /// Where the runs' records of each partition end.
@@ -53,6 +58,14 @@ struct Bodies {
     bytes: usize,
 }
 
+/// An entry whose body is in memory.
+struct Found {
+    base: Offset,
+    /// In the journal.
+    location: Location,
+    place: Place,
+}
+
 /// A chunk's index, and a place in it.
 type Place = (usize, usize);
 
@@ -65,12 +78,13 @@ struct Named {
 
 impl Small {
     pub(super) fn is_empty(&self) -> bool {
-        self.found.is_empty() && self.runs.is_empty()
+        self.bodies.bytes == 0 && self.runs.is_empty()
     }
 
-    pub(super) fn take(&mut self, found: &Reread<'_>) {
-        let key = (found.entry.partition, found.entry.base_offset);
-        self.found.insert(key, (found.location, self.bodies.add(found.body)));
+    pub(super) fn take(&mut self, entry: &Reread<'_>) {
+        let place = self.bodies.add(entry.body);
+        let found = Found { base: entry.entry.base_offset, location: entry.location, place };
+        self.found.entry(entry.entry.partition).or_default().push(found);
     }
 
     /// Whether there is enough for a run.
@@ -79,24 +93,19 @@ impl Small {
     }
 
     /// The body of an extent, if it is here.
-    fn body(&self, id: PartitionId, extent: &Extent) -> Option<&[u8]> {
-        let (location, at) = *self.found.get(&(id, extent.base))?;
-        let is_it = location == extent.location;
-        is_it.then(|| self.bodies.get(at, location.length as usize))?
+    fn body<'a>(&'a self, found: &[Found], extent: &Extent) -> Option<&'a [u8]> {
+        let address = extent.location.address;
+        let at = found.binary_search_by_key(&address, |found| found.location.address).ok()?;
+        let found = found.get(at).filter(|found| found.location == extent.location)?;
+        self.bodies.get(found.place, extent.location.length as usize)
     }
 
-    /// The first partition that is here, and where its last entry begins.
-    fn first(&self) -> Option<(PartitionId, Offset)> {
-        let ((id, _), _) = self.found.first_key_value()?;
-        let ((_, through), _) = self.found.range(..=(*id, Offset::MAX)).next_back()?;
-        Some((*id, *through))
-    }
-
-    /// The first partition is done with.
-    fn pass(&mut self, id: PartitionId) {
-        while let Some(first) = self.found.first_entry().filter(|first| first.key().0 == id) {
-            first.remove();
-        }
+    /// The partitions that are here.
+    fn partitions(&self) -> Vec<PartitionId> {
+        let here = self.found.iter().filter(|(_, found)| !found.is_empty());
+        let mut partitions: Vec<PartitionId> = here.map(|(id, _)| *id).collect();
+        partitions.sort_unstable();
+        partitions
     }
 
     /// What was begun is removed, unless something names it.
@@ -147,22 +156,26 @@ impl<I: Io> Owner<I> {
         small: &mut Small,
         writer: &mut PackWriter<'_, I>,
     ) -> io::Result<()> {
-        while let Some((id, through)) = small.first() {
-            self.write_share(small, (id, through), writer).await?;
-            small.pass(id);
+        for id in small.partitions() {
+            let mut found = small.found.get_mut(&id).map(std::mem::take).unwrap_or_default();
+            self.write_share(small, (id, &found), writer).await?;
+            // Its memory is for the next run.
+            found.clear();
+            small.found.insert(id, found);
         }
         small.bodies.clear();
         Ok(())
     }
 
-    /// Writes what a partition has up to the entry that begins at `through`.
+    /// Writes what a partition has up to the last of what was found.
     async fn write_share(
         &self,
         small: &mut Small,
-        (id, through): (PartitionId, Offset),
+        (id, found): (PartitionId, &[Found]),
         writer: &mut PackWriter<'_, I>,
     ) -> io::Result<()> {
         let Some(log) = self.log(id) else { return Ok(()) };
+        let Some(through) = found.iter().map(|found| found.base).max() else { return Ok(()) };
         let end = small.ends.get(&id).copied().unwrap_or(0);
         let extents = log.borrow().extents_between(end, through);
         let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(()) };
@@ -171,7 +184,7 @@ impl<I: Io> Owner<I> {
         small.ends.insert(id, last.next);
         writer.begin(id, first.base);
         for extent in &extents {
-            match small.body(id, extent) {
+            match small.body(found, extent) {
                 Some(body) => writer.put(body, extent.next, extent.max_timestamp).await?,
                 None => {
                     let (body, is_sound) = self.read_to_move(&log, extent).await?;
@@ -190,7 +203,7 @@ impl<I: Io> Owner<I> {
         if small.is_empty() {
             return Ok(());
         }
-        if !small.runs.is_empty() && !small.found.is_empty() {
+        if !small.runs.is_empty() && small.bodies.bytes > 0 {
             self.write_run(small).await?;
         }
         let mut writer = self.store.begin_pack().await?;
@@ -202,6 +215,56 @@ impl<I: Io> Owner<I> {
         }
         let pack = writer.finish().await?;
         self.record_pack(&pack).await
+    }
+
+    /// Makes a pack, of about so many bytes, of what these partitions have in the journal up to an
+    /// entry of each, and has them read from there once that is durable.
+    pub(super) async fn pack_early(
+        &self,
+        partitions: &[(PartitionId, Offset)],
+        bytes: u64,
+    ) -> io::Result<()> {
+        let mut writer = self.store.begin_pack().await?;
+        let number = writer.number();
+        let packed = async {
+            writer.reserve(bytes).await?;
+            for slice in partitions.chunks(SLICE) {
+                if self.is_ending() {
+                    return Err(io::Error::other("the node is stopping"));
+                }
+                for (id, through) in slice {
+                    self.write_from_memory(*id, *through, &mut writer).await?;
+                }
+                self.io.cede().await;
+            }
+            self.record_pack(&writer.finish().await?).await
+        };
+        let outcome = packed.await;
+        self.store.pack_done(number);
+        self.tend.wake();
+        outcome
+    }
+
+    async fn write_from_memory(
+        &self,
+        id: PartitionId,
+        through: Offset,
+        writer: &mut PackWriter<'_, I>,
+    ) -> io::Result<()> {
+        let Some(log) = self.log(id) else { return Ok(()) };
+        let extents = log.borrow().extents_through(through);
+        let Some(first) = extents.first() else { return Ok(()) };
+        if self.journal.tail(first.location).is_none() {
+            return Ok(());
+        }
+        writer.begin(id, first.base);
+        for extent in &extents {
+            // What has left the memory although it was held (the core needed it for something
+            // else) is left to `drain`: single records are not read from all over the files.
+            let Some(body) = self.journal.tail(extent.location) else { break };
+            writer.put(&body, extent.next, extent.max_timestamp).await?;
+        }
+        Ok(())
     }
 
     async fn merge_runs(&self, small: &Small, writer: &mut PackWriter<'_, I>) -> io::Result<()> {
@@ -263,7 +326,7 @@ impl<I: Io> Owner<I> {
     }
 
     /// Journals which partitions have what of the pack.
-    async fn record_pack(&self, pack: &Pack) -> io::Result<()> {
+    pub(super) async fn record_pack(&self, pack: &Pack) -> io::Result<()> {
         let _turn = self.storage_turn.lock().await;
         let begun = self.io.wall().0;
         let mut last = None;

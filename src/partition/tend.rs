@@ -33,6 +33,9 @@ use crate::segment::{Damage, Pack, Piece, Segment, Unpacking};
 
 /// Packs of about a size that become one.
 const MERGE_COUNT: usize = 8;
+/// With fewer packs nothing is merged while the journal fills fast: the device is needed for that.
+/// A partition has a segment in each, and all of them in its checkpoint.
+const DEFERRED_MAX: usize = 32;
 /// A merge makes nothing larger: it needs as much space again while it goes on.
 const MERGE_BYTES_MAX: u64 = 8 << 30;
 /// The smallest difference of sizes that counts.
@@ -115,6 +118,9 @@ impl<I: Io> Owner<I> {
             self.tend.damaged.borrow_mut().retain(|pack| packs.contains(pack));
             let live = self.live_packs().await;
             self.remove_packs(packs.iter().filter(|pack| !live.contains_key(pack))).await?;
+            if self.early.is_active() && packs.len() < DEFERRED_MAX {
+                return Ok(());
+            }
             let Some(chosen) = self.choose(&live).await? else { return Ok(()) };
             self.merge_packs(&chosen).await?;
         }

@@ -115,8 +115,10 @@ pub struct PackWriter<'a, I: Io> {
     pub(super) store: &'a Store<I>,
     file: Rc<I::File>,
     number: u32,
-    /// Where `chunk` will stand.
+    /// Where the first of `full` will stand, or `chunk` if there is none.
     at: u64,
+    /// Chunks that are to be written together.
+    full: Vec<AlignedBuffer>,
     chunk: AlignedBuffer,
     pieces: Vec<Piece>,
 }
@@ -175,7 +177,8 @@ impl<I: Io> Store<I> {
         self.packs.borrow_mut().insert(number, Known { bytes: None, is_new: true });
         let file = Rc::new(file);
         self.cache.borrow_mut().hold(pack_key(number), file.clone());
-        Ok(PackWriter { store: self, file, number, at: 0, chunk, pieces: Vec::new() })
+        let (full, pieces) = (Vec::new(), Vec::new());
+        Ok(PackWriter { store: self, file, number, at: 0, full, chunk, pieces })
     }
 
     /// A pack's pieces are recorded or given up: from here on it is removed once nothing names it.
@@ -226,7 +229,13 @@ impl<I: Io> PackWriter<'_, I> {
 
     /// Bytes so far.
     pub fn bytes(&self) -> u64 {
-        self.at + self.chunk.len() as u64
+        let full: usize = self.full.iter().map(|chunk| chunk.len()).sum();
+        self.at + (full + self.chunk.len()) as u64
+    }
+
+    /// Gives the file room for so many bytes, which makes writes that go on together faster.
+    pub async fn reserve(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.reserve(bytes.next_multiple_of(BLOCK_BYTES as u64)).await
     }
 
     /// The segment that the piece begun last is.
@@ -270,23 +279,31 @@ impl<I: Io> PackWriter<'_, I> {
         while !left.is_empty() {
             left = fill(&mut self.chunk, left);
             if self.chunk.len() == self.chunk.capacity() {
-                self.flush().await?;
+                self.pass_on(self.store.writes_at_once()).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes the chunk, padded to a block.
-    async fn flush(&mut self) -> io::Result<()> {
+    /// Is done with the chunk, padded to a block, and writes those that are full if there are as
+    /// many as that.
+    async fn pass_on(&mut self, at_once: usize) -> io::Result<()> {
         let used = self.chunk.len();
-        if used == 0 {
-            return Ok(());
+        if used > 0 {
+            let mut full = std::mem::replace(&mut self.chunk, self.store.take()?);
+            full.set_len(used.next_multiple_of(BLOCK_BYTES));
+            full[used..].fill(0);
+            self.full.push(full);
         }
-        let mut full = std::mem::replace(&mut self.chunk, self.store.take()?);
-        full.set_len(used.next_multiple_of(BLOCK_BYTES));
-        full[used..].fill(0);
-        self.at += self.store.write_chunk(&*self.file, self.at, full).await?;
+        if self.full.len() >= at_once {
+            self.at += self.store.write_chunks(&*self.file, self.at, &mut self.full).await?;
+        }
         Ok(())
+    }
+
+    /// Writes everything that is left.
+    async fn flush(&mut self) -> io::Result<()> {
+        self.pass_on(1).await
     }
 
     /// Ends a pack that is only a step on the way to another one.
@@ -301,6 +318,9 @@ impl<I: Io> PackWriter<'_, I> {
         let end = encode_end(&self.pieces, self.at);
         self.write(&end).await?;
         self.flush().await?;
+        if self.file.len() > self.at {
+            self.file.truncate(self.at).await?;
+        }
         self.file.sync().await?;
         Ok(Pack { number: self.number, pieces: self.pieces })
     }

@@ -78,7 +78,7 @@ impl<I: Io> Store<I> {
                 left = fill(&mut chunk, left);
                 if chunk.len() == chunk.capacity() {
                     full.push(std::mem::replace(&mut chunk, self.take()?));
-                    if self.pace.get().is_some() || full.len() == WRITES_AT_ONCE {
+                    if full.len() >= self.writes_at_once() {
                         at += self.write_chunks(file, at, &mut full).await?;
                     }
                 }
@@ -219,7 +219,7 @@ impl<I: Io> Store<I> {
 
     /// Writes whole chunks one behind the other, together unless there is a pace. Returns their
     /// bytes.
-    async fn write_chunks(
+    pub(super) async fn write_chunks(
         &self,
         file: &I::File,
         at: u64,
@@ -240,6 +240,11 @@ impl<I: Io> Store<I> {
             try_join_all(writes).await?;
         }
         Ok(end - at)
+    }
+
+    /// Whole chunks that are written together.
+    pub(super) fn writes_at_once(&self) -> usize {
+        if self.pace.get().is_some() { 1 } else { WRITES_AT_ONCE }
     }
 
     pub(super) async fn make_partition_directory(&self, id: PartitionId) -> io::Result<()> {

@@ -72,6 +72,8 @@ struct Plan {
     max_lag_ms: &'static str,
     /// Four of them are a core's journal.
     journal_file_bytes: u64,
+    /// The most bytes of nearly all records.
+    record_bytes: u64,
 }
 
 impl Plan {
@@ -97,7 +99,14 @@ impl Plan {
                 _ => "producer",
             },
             max_lag_ms: if seed % 4 == 1 { "20" } else { "9223372036854775807" },
-            journal_file_bytes: if seed % 6 == 2 { 64 << 10 } else { 256 << 10 },
+            // Of a larger journal, and with larger records, more counts as little: several
+            // partitions' records are packed from memory.
+            journal_file_bytes: match seed % 6 {
+                2 => 64 << 10,
+                4 => 1 << 20,
+                _ => 256 << 10,
+            },
+            record_bytes: if seed % 6 == 4 { 1200 } else { 300 },
             timestamp_type: if seed % 7 < 5 { "CreateTime" } else { "LogAppendTime" },
         }
     }

@@ -121,7 +121,7 @@ impl Producer {
             .collect();
         self.next += count;
         for mark in &marks {
-            let most = if self.below(40) == 0 { 30_000 } else { 300 };
+            let most = if self.below(40) == 0 { 30_000 } else { self.stage.plan.record_bytes };
             let padding = usize::try_from(self.below(most)).expect("small");
             let value = mark_to_value(*mark, padding);
             let timestamp = self.io.wall().0;

@@ -24,10 +24,10 @@ const VALUE_BYTES: usize = 3000;
 const BATCH_BYTES: u64 = 3070;
 
 /// What a pack's directory says, by topic number and partition: first offset, position, bytes.
-type Pieces = BTreeMap<(u64, i32), (i64, u64, u64)>;
+pub type Pieces = BTreeMap<(u64, i32), (i64, u64, u64)>;
 
 /// The packs that are whole, with their pieces.
-fn packs(broker: &Broker) -> BTreeMap<PathBuf, Pieces> {
+pub fn packs(broker: &Broker) -> BTreeMap<PathBuf, Pieces> {
     let Ok(entries) = fs::read_dir(broker.data().join("core-0/segments/packs")) else {
         return BTreeMap::new();
     };
@@ -60,7 +60,7 @@ pub fn create_with(peer: &mut Peer, topic: &str, partitions: i32) {
 }
 
 /// One record more in each partition.
-fn write_each(peer: &mut Peer, topic: &str, partitions: i32, value_bytes: usize, offset: i64) {
+pub fn write_each(peer: &mut Peer, topic: &str, partitions: i32, value_bytes: usize, offset: i64) {
     let parts: Vec<(i32, usize)> = (0..partitions).map(|index| (index, value_bytes)).collect();
     let answer = written(&peer.ask(&produce_many(topic, &parts)));
     let wanted: Vec<_> = (0..partitions).map(|index| (index, 0, offset)).collect();
@@ -68,7 +68,7 @@ fn write_each(peer: &mut Peer, topic: &str, partitions: i32, value_bytes: usize,
 }
 
 /// The offsets of a partition that can be read, and those at which a read fails.
-fn readable(peer: &mut Peer, topic: &str, partition: i32, end: i64) -> (Vec<i64>, Vec<i64>) {
+pub fn readable(peer: &mut Peer, topic: &str, partition: i32, end: i64) -> (Vec<i64>, Vec<i64>) {
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     let mut next = 0;
     while next < end {
