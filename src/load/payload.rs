@@ -57,10 +57,14 @@ impl Pool {
         Pool { bytes, starts: POOL_BYTES as u64 / ALIGN_BYTES }
     }
 
-    /// `length` bytes from a random place.
-    pub fn cut(&self, length: usize, random: &mut Random) -> &[u8] {
-        let start = below(random.bits(), self.starts) * ALIGN_BYTES;
-        let start = usize::try_from(start).unwrap_or(0);
+    /// A random place to cut from.
+    pub fn draw(&self, random: &mut Random) -> u32 {
+        u32::try_from(below(random.bits(), self.starts)).unwrap_or(0)
+    }
+
+    /// `length` bytes from a place that was drawn.
+    pub fn cut(&self, place: u32, length: usize) -> &[u8] {
+        let start = usize::try_from(u64::from(place) * ALIGN_BYTES).unwrap_or(0);
         self.bytes.get(start..start + length).unwrap_or_default()
     }
 }
@@ -155,9 +159,9 @@ mod tests {
     #[test]
     fn cuts_are_as_long_as_asked_and_differ() {
         let (pool, mut random) = (Pool::new(1000, 0.0, 3), Random::new(1));
-        let one = pool.cut(1000, &mut random).to_vec();
+        let one = pool.cut(pool.draw(&mut random), 1000);
         assert_eq!(one.len(), 1000);
-        assert_ne!(one, pool.cut(1000, &mut random));
+        assert_ne!(one, pool.cut(pool.draw(&mut random), 1000));
         let sizes = Sizes { min: 3, max: 5 };
         let drawn: std::collections::BTreeSet<usize> =
             (0..100).map(|_| sizes.draw(&mut random)).collect();
