@@ -76,7 +76,7 @@ fn owned_shape(rate: f64, places: usize, in_flight: usize) -> Shape {
         versions: BTreeMap::from([(ApiKey::ListOffsets, 5)]),
         ..Target::default()
     };
-    let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));
+    let (pool, keys) = (Pool::new(90, plan.batch_bytes, 0.0, 1), Keys::new(plan.keys));
     Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 }
 }
 
