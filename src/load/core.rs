@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+
 use super::channel::{Channel, secure};
 use super::consumer::Consumer;
 use super::ledger::Ledger;
@@ -40,6 +42,8 @@ const SETTLE_TIME: Duration = Duration::from_secs(60);
 pub const ATTENTION: Duration = Duration::from_millis(50);
 /// After the last intended time, what is in flight gets this long.
 const DRAIN_TIME: Duration = Duration::from_secs(15);
+/// Memories of requests that are kept for others.
+const MEMORIES_MAX: usize = 16;
 
 /// What the cores and the main thread agree on.
 pub struct Control {
@@ -143,6 +147,8 @@ pub struct Core<I: Io> {
     pub control: Arc<Control>,
     pub recorder: RefCell<Recorder>,
     pub ledger: RefCell<Ledger>,
+    /// Memory for requests: what was used last is in a cache.
+    memories: RefCell<Vec<BytesMut>>,
     /// The span that is measured, on the clock.
     pub until: Cell<u64>,
     has_begun: Cell<bool>,
@@ -183,6 +189,22 @@ impl<I: Io> Core<I> {
     ) -> std::io::Result<Channel<I::Stream>> {
         let host = route.host(address);
         connect(&self.io, &self.shape.plan.security, &host, address).await
+    }
+
+    /// Empty memory for a request.
+    pub fn memory(&self) -> BytesMut {
+        self.memories.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the memory of a request that is written.
+    pub fn keep(&self, frame: Bytes) {
+        let memories = &mut self.memories.borrow_mut();
+        if let Ok(mut memory) = frame.try_into_mut()
+            && memories.len() < MEMORIES_MAX
+        {
+            memory.clear();
+            memories.push(memory);
+        }
     }
 
     pub fn client_ended(&self) {
@@ -277,6 +299,7 @@ async fn take_part<I: Io>(
         // Nothing is measured before the start is known.
         recorder: RefCell::new(Recorder::new(0, 0..0)),
         ledger: RefCell::new(Ledger::new(shape.plan.groups)),
+        memories: RefCell::default(),
         until: Cell::new(u64::MAX),
         has_begun: Cell::new(false),
         running: Cell::new(producers.len() + consumers.len()),

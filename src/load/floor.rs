@@ -27,7 +27,7 @@ use super::live::{Live, percentiles};
 use super::machine::Machine;
 use super::options::{Arguments, Plan, Rate};
 use super::pace::Pacer;
-use super::recorder::{Times, histogram};
+use super::recorder::histogram;
 use super::report::write_json;
 use super::summary::latency_json;
 use crate::base::time::Instant;
@@ -289,7 +289,8 @@ async fn near_end<I: Io>(io: &I, setup: &Setup, out: &Sender<Found>) -> std::io:
 /// Messages that wait for their acknowledgement.
 #[derive(Default)]
 struct Waiting {
-    messages: RefCell<VecDeque<Times>>,
+    /// Intended times of the records of each.
+    messages: RefCell<VecDeque<Vec<u64>>>,
     times: RefCell<Option<Histogram<u64>>>,
     bell: Bell,
 }
@@ -309,11 +310,11 @@ async fn paced<I: Io>(
     let room = || waiting.messages.borrow().len() < setup.in_flight;
     while io.now() < end || !waiting.messages.borrow().is_empty() {
         let now = io.now();
-        let (mut content, mut times) = (BytesMut::new(), Times::new());
+        let (mut content, mut times) = (BytesMut::new(), Vec::new());
         while room() && content.len() + record.len() <= GROUP_BYTES_MAX {
             let Some(intended) = pacer.due(now.0).filter(|at| *at < end.0) else { break };
             content.extend_from_slice(record);
-            times.push((intended, 1));
+            times.push(intended);
             pacer.advance();
         }
         if !times.is_empty() {
@@ -344,8 +345,8 @@ async fn listen<I: Io>(io: I, stream: Rc<I::Stream>, waiting: Rc<Waiting>, from:
         for _ in 0..count {
             let Some(batch) = waiting.messages.borrow_mut().pop_front() else { break };
             if let Some(times) = waiting.times.borrow_mut().as_mut() {
-                let counted = batch.iter().filter(|(intended, _)| *intended >= from.0);
-                counted.for_each(|(intended, _)| times.saturating_record(now - intended));
+                let counted = batch.iter().filter(|intended| **intended >= from.0);
+                counted.for_each(|intended| times.saturating_record(now - intended));
             }
         }
         waiting.bell.ring();

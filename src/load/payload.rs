@@ -11,7 +11,11 @@ use super::keys::{Random, below};
 
 pub const STAMP_BYTES: usize = 32;
 const CRC_AT: usize = 28;
-const POOL_BYTES: usize = 4 << 20;
+/// The pool is so many batches long: a codec finds next to nothing twice in a batch, and the pool
+/// stays in a core's cache, as copying out of it is the largest part of making a record.
+const POOL_BATCHES: usize = 32;
+const POOL_BYTES_MIN: usize = 256 << 10;
+const POOL_BYTES_MAX: usize = 4 << 20;
 /// Each so many bytes of the pool, a part is random and the rest constant.
 const GRAIN_BYTES: usize = 128;
 /// Fillers begin at multiples of this, so that copying from the pool stays aligned.
@@ -43,24 +47,31 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool for values up to `longest`, of which a codec can remove the part `compressibility`.
-    pub fn new(longest: usize, compressibility: f64, seed: u64) -> Pool {
+    /// A pool for values up to `longest` in batches of `batch_bytes`, of which a codec can remove
+    /// the part `compressibility`.
+    pub fn new(longest: usize, batch_bytes: usize, compressibility: f64, seed: u64) -> Pool {
         let mut random = Random::new(seed);
+        let length = batch_bytes.saturating_mul(POOL_BATCHES);
+        let length = length.clamp(POOL_BYTES_MIN, POOL_BYTES_MAX);
         let constant = (GRAIN_BYTES as f64 * compressibility.clamp(0.0, 1.0)).round() as usize;
-        let mut bytes = vec![b'.'; POOL_BYTES + longest];
+        let mut bytes = vec![b'.'; length + longest];
         for grain in bytes.chunks_mut(GRAIN_BYTES) {
             let end = grain.len().min(GRAIN_BYTES - constant);
             for word in grain[..end].chunks_mut(8) {
                 word.copy_from_slice(&random.bits().to_le_bytes()[..word.len()]);
             }
         }
-        Pool { bytes, starts: POOL_BYTES as u64 / ALIGN_BYTES }
+        Pool { bytes, starts: length as u64 / ALIGN_BYTES }
     }
 
-    /// `length` bytes from a random place.
-    pub fn cut(&self, length: usize, random: &mut Random) -> &[u8] {
-        let start = below(random.bits(), self.starts) * ALIGN_BYTES;
-        let start = usize::try_from(start).unwrap_or(0);
+    /// A random place to cut from.
+    pub fn draw(&self, random: &mut Random) -> u32 {
+        u32::try_from(below(random.bits(), self.starts)).unwrap_or(0)
+    }
+
+    /// `length` bytes from a place that was drawn.
+    pub fn cut(&self, place: u32, length: usize) -> &[u8] {
+        let start = usize::try_from(u64::from(place) * ALIGN_BYTES).unwrap_or(0);
         self.bytes.get(start..start + length).unwrap_or_default()
     }
 }
@@ -145,7 +156,7 @@ mod tests {
     #[test]
     fn compressibility_is_what_a_codec_can_remove() {
         for wanted in [0.0, 0.5, 0.9, 1.0] {
-            let pool = Pool::new(100, wanted, 3);
+            let pool = Pool::new(100, 1 << 20, wanted, 3);
             let zipped = zstd::stream::encode_all(&pool.bytes[..1 << 20], 1).expect("memory");
             let removed = 1.0 - zipped.len() as f64 / f64::from(1 << 20);
             assert!((removed - wanted).abs() < 0.06, "{wanted}: {removed}");
@@ -154,10 +165,10 @@ mod tests {
 
     #[test]
     fn cuts_are_as_long_as_asked_and_differ() {
-        let (pool, mut random) = (Pool::new(1000, 0.0, 3), Random::new(1));
-        let one = pool.cut(1000, &mut random).to_vec();
+        let (pool, mut random) = (Pool::new(1000, 16_384, 0.0, 3), Random::new(1));
+        let one = pool.cut(pool.draw(&mut random), 1000);
         assert_eq!(one.len(), 1000);
-        assert_ne!(one, pool.cut(1000, &mut random));
+        assert_ne!(one, pool.cut(pool.draw(&mut random), 1000));
         let sizes = Sizes { min: 3, max: 5 };
         let drawn: std::collections::BTreeSet<usize> =
             (0..100).map(|_| sizes.draw(&mut random)).collect();

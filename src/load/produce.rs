@@ -110,11 +110,18 @@ impl<I: Io> Hands<I> {
             }
             self.mind.borrow_mut().fill(now, &mut self.core.recorder.borrow_mut());
             let Some(stream) = self.stream(lane) else { return };
-            let Some(pieces) = self.mind.borrow_mut().take(lane, now) else { return };
+            if !self.mind.borrow_mut().take(lane, now) {
+                return;
+            }
+            let mut memory = self.core.memory();
+            self.mind.borrow().write(lane, &mut memory);
+            let frame = memory.freeze();
             // A broker that takes nothing any more must not hold up the end of the run.
             let patience = self.core.patience().min(now.saturating_add(SILENCE_NANOS_MAX));
             let patience = self.core.io.sleep_until(Instant(patience));
-            match until(stream.write(pieces), patience).await {
+            let outcome = until(stream.write(vec![frame.clone()]), patience).await;
+            self.core.keep(frame);
+            match outcome {
                 Some(Ok(())) => {
                     let now = self.core.now();
                     self.mind.borrow_mut().sent(lane, now, &mut self.core.recorder.borrow_mut());

@@ -24,21 +24,26 @@
 //!       it waits is given up.
 //!   P7  A transactional producer takes up no record while its transaction comes to its end.
 
+mod batch;
 mod mooring;
+mod places;
 mod transacting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+pub use batch::Batch;
+use batch::{Draft, Scribe};
+use bytes::BytesMut;
 use mooring::number;
+use places::{Places, Slot};
 
-use super::keys::{KeyShape, Keys, Random};
+use super::keys::{KEY_BYTES, KeyShape, Keys, Random, written};
 use super::ledger::{Ledger, Stream};
 use super::options::{Mode, Plan, Rate};
 use super::pace::Pacer;
-use super::payload::{Pool, STAMP_BYTES, Stamp};
-use super::recorder::{Count, Recorder, Times};
+use super::payload::Pool;
+use super::recorder::{Count, Recorder};
 use super::request::{Codes, frame};
 use super::route::{NOBODY, Route, doubts_the_leader};
 use super::target::Target;
@@ -48,7 +53,7 @@ use crate::wire::api::{ApiKey, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::header::{decode_body, read_response_header};
 use crate::wire::primitive::Reader;
-use crate::wire::records::{BatchBuilder, ProducerStamp};
+use crate::wire::records::ProducerStamp;
 
 /// Requests are about this long at most, unless a batch alone is longer (Kafka's producer: 1 MiB).
 const REQUEST_BYTES: usize = 1 << 20;
@@ -57,6 +62,8 @@ const HELD_BYTES: usize = 512 << 20;
 const HELD_BYTES_MIN: usize = 1 << 20;
 /// Memory of finished batches that is kept for new ones, by pieces.
 const FREE_MAX: usize = 256;
+/// Keys are drawn so many at a time, so that the memory of their places is waited for once.
+const AHEAD: usize = 32;
 /// Pauses before batches are repeated.
 const AGAIN_FIRST_NANOS: u64 = 20_000_000;
 const AGAIN_MAX_NANOS: u64 = 1_000_000_000;
@@ -97,8 +104,10 @@ pub struct Producer {
     epoch: i64,
     /// No record is meant for this time or later.
     until: u64,
-    slots: Vec<Slot>,
+    places: Places,
     lanes: Vec<Lane>,
+    /// The next records' keys.
+    ahead: Vec<Drawn>,
     route: Arc<Route>,
     /// An answer let doubt the route.
     is_in_doubt: bool,
@@ -116,59 +125,15 @@ pub struct Producer {
     /// Batches that have not come to their end, the open ones included.
     batches: usize,
     transaction: Option<Transaction>,
-    free: Vec<BytesMut>,
-    free_times: Vec<Times>,
+    /// Memory for the records of batches.
+    free: Vec<Vec<Draft>>,
 }
 
-/// A partition's part of the producer.
-#[derive(Default)]
-struct Slot {
-    open: Option<Box<Open>>,
-    closed: VecDeque<Batch>,
-    next_sequence: u64,
-    /// The last request that took a batch of it.
-    request: u64,
-    /// `NOBODY` while it is adrift.
-    lane: usize,
-    in_flight: u32,
-    /// How often its numbering began anew, and the sequence that is number 0 since.
-    epoch: i16,
-    base: u64,
-    /// The numbering begins anew with the next batch that is sent.
-    is_new_epoch: bool,
-    /// The broker has taken a batch of its epoch, or batches are not numbered.
-    is_known: bool,
-}
-
-impl Slot {
-    /// Whether a new batch has to wait for the answer to another (P6).
-    fn must_wait(&self) -> bool {
-        !self.is_known && self.in_flight > 0
-    }
-}
-
-struct Open {
-    builder: BatchBuilder,
-    times: Times,
-    bytes: usize,
-    order: u64,
-    /// When its linger is over.
-    ready: u64,
-}
-
-pub struct Batch {
-    pub place: usize,
-    pub bytes: Bytes,
-    times: Times,
-    first_sequence: u64,
-    /// The slot's epoch that its numbers are of.
-    epoch: i16,
-    /// It was sent before, and may have been stored.
-    is_uncertain: bool,
-    count: u32,
-    /// Of values and keys.
-    payload: usize,
-    order: u64,
+/// A key's number and where it goes.
+#[derive(Clone, Copy)]
+struct Drawn {
+    key: u64,
+    place: usize,
 }
 
 /// A leader's part of the producer.
@@ -217,14 +182,12 @@ impl Producer {
             random: Random::new(seed),
             epoch,
             until,
-            slots: (0..target.places.len())
-                .map(|place| Slot {
-                    lane: route.leader(place),
-                    is_known: !plan.idempotent,
-                    ..Slot::default()
-                })
-                .collect(),
+            places: Places::new(
+                (0..target.places.len())
+                    .map(|place| Slot::new(route.leader(place), !plan.idempotent)),
+            ),
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            ahead: Vec::new(),
             route,
             is_in_doubt: false,
             adrift: BTreeMap::new(),
@@ -238,7 +201,6 @@ impl Producer {
             batches: 0,
             transaction: Transaction::of(id, &shape),
             free: Vec::new(),
-            free_times: Vec::new(),
             shape,
         }
     }
@@ -270,13 +232,19 @@ impl Producer {
     /// Takes up the records that are due.
     pub fn fill(&mut self, now: u64, recorder: &mut Recorder) {
         self.close_transaction(now);
+        let (mut meant, mut records) = (now, 0);
         while self.has_room() {
-            let Some(intended) = self.pacer.due(now).filter(|at| *at < self.until) else { return };
-            recorder.taken_up(intended, now);
+            let Some(intended) = self.pacer.due(now).filter(|at| *at < self.until) else { break };
+            if intended != meant {
+                recorder.taken_up(meant, now, records);
+                (meant, records) = (intended, 0);
+            }
+            records += 1;
             self.push(intended, now);
             self.pacer.advance();
             self.close_transaction(now);
         }
+        recorder.taken_up(meant, now, records);
     }
 
     /// Whether another record may be taken up (P3, P7).
@@ -285,124 +253,91 @@ impl Producer {
     }
 
     fn push(&mut self, intended: u64, now: u64) {
-        let shape = self.shape.clone();
-        let length = shape.plan.sizes.draw(&mut self.random);
-        let key = match shape.plan.keys {
-            KeyShape::None => None,
-            _ => shape.keys.draw(self.random.bits()),
-        };
-        let payload = length + key.map_or(0, |key| key.len());
-        let place = match key {
-            Some(key) => partitioner::of_key(&key, self.slots.len()),
-            None => self.sticky,
-        };
-        if self
-            .slots
-            .get(place)
-            .and_then(|slot| slot.open.as_ref())
-            .is_some_and(|open| open.builder.bytes() + payload > shape.plan.batch_bytes)
-        {
+        let Drawn { key, place } = self.draw();
+        let length = self.shape.plan.sizes.draw(&mut self.random);
+        let filler = self.shape.pool.draw(&mut self.random);
+        let draft = Draft { intended, key, filler, length: u32::try_from(length).unwrap_or(0) };
+        let (batch_bytes, payload) =
+            (self.shape.plan.batch_bytes, self.scribe().payload_of(length));
+        let full = |batch: &Batch| batch.records_bytes() + payload > batch_bytes;
+        if self.places.opened(place).is_some_and(full) {
             self.close(place);
         }
-        let place = if key.is_none() { self.sticky } else { place };
-        self.open(place, now);
-        let (producer, run) = (self.id, shape.run);
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        let Some(open) = slot.open.as_mut() else { return };
-        let intended_wall = self.epoch.saturating_add_unsigned(intended);
-        let key = key.as_ref().map(<[u8; 16]>::as_slice);
-        let timestamp = intended_wall / NANOS_PER_MILLI;
-        if let Some(rest) = length.checked_sub(STAMP_BYTES) {
-            let filler = shape.pool.cut(rest, &mut self.random);
-            let place = u32::try_from(place).unwrap_or(u32::MAX);
-            let sequence = slot.next_sequence;
-            let stamp = Stamp { intended: intended_wall, run, producer, place, sequence };
-            let stamp = stamp.write(filler, shape.plan.mode == Mode::Verify);
-            open.builder.push_pieces(timestamp, key, [&stamp, filler]);
-        } else {
-            let filler = shape.pool.cut(length, &mut self.random);
-            open.builder.push_pieces(timestamp, key, [filler, &[]]);
-        }
+        let is_keyed = self.shape.plan.keys != KeyShape::None;
+        let place = if is_keyed { place } else { self.sticky };
+        let scribe = Scribe { shape: &self.shape, producer: self.id, epoch: self.epoch };
+        let bytes = match self.places.opened_mut(place) {
+            Some(batch) => {
+                scribe.add(batch, draft);
+                batch.records_bytes()
+            }
+            None => {
+                let batch = scribe.begin(place, draft, self.free.pop().unwrap_or_default());
+                let bytes = batch.records_bytes();
+                self.open(batch, now);
+                bytes
+            }
+        };
+        let Some(slot) = self.places.get_mut(place) else { return };
         if let Some(transaction) = &mut self.transaction {
             transaction.took(place, slot.next_sequence, now);
         }
         slot.next_sequence += 1;
-        match open.times.last_mut() {
-            Some((time, count)) if *time == intended => *count += 1,
-            _ => open.times.push((intended, 1)),
-        }
-        open.bytes += payload;
         self.unsent += payload;
         self.held += payload;
-        if open.builder.bytes() >= shape.plan.batch_bytes {
+        if bytes >= batch_bytes {
             self.close(place);
         }
     }
 
-    /// Makes sure that the partition has an open batch.
-    fn open(&mut self, place: usize, now: u64) {
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        if slot.open.is_some() {
-            return;
+    fn scribe(&self) -> Scribe<'_> {
+        Scribe { shape: &self.shape, producer: self.id, epoch: self.epoch }
+    }
+
+    /// The next record's key and place.
+    fn draw(&mut self) -> Drawn {
+        if self.ahead.is_empty() && self.shape.plan.keys != KeyShape::None {
+            for _ in 0..AHEAD {
+                let key = self.shape.keys.draw(self.random.bits()).unwrap_or(0);
+                let bytes: [u8; KEY_BYTES] = written(key);
+                let place = partitioner::of_key(&bytes, self.places.len());
+                self.ahead.push(Drawn { key, place });
+            }
+            self.places.touch(self.ahead.iter().map(|drawn| drawn.place));
         }
-        let memory = self.free.pop().unwrap_or_default();
-        let times = self.free_times.pop().unwrap_or_default();
+        self.ahead.pop().unwrap_or(Drawn { key: 0, place: self.sticky })
+    }
+
+    /// Opens a batch of a partition that has none open.
+    fn open(&mut self, mut batch: Batch, now: u64) {
+        let linger = u64::try_from(self.shape.plan.linger.as_nanos()).unwrap_or(u64::MAX);
         self.order += 1;
         self.batches += 1;
-        let builder = BatchBuilder::within(memory);
-        let linger = u64::try_from(self.shape.plan.linger.as_nanos()).unwrap_or(u64::MAX);
-        let ready = now.saturating_add(linger);
-        slot.open = Some(Box::new(Open { builder, times, bytes: 0, order: self.order, ready }));
+        batch.order = self.order;
+        batch.ready = now.saturating_add(linger);
+        let Some(slot) = self.places.get(batch.place()) else { return };
+        batch.first_sequence = slot.next_sequence;
         if let Some(lane) = self.lanes.get_mut(slot.lane) {
-            lane.lingering.push_back((place, self.order, ready));
+            lane.lingering.push_back((batch.place(), batch.order, batch.ready));
         }
+        self.places.open(batch);
     }
 
     /// Closes the partition's open batch and lines it up.
     fn close(&mut self, place: usize) {
-        let Some(batch) = self.seal(place) else { return };
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        slot.closed.push_back(batch);
-        if slot.closed.len() == 1
-            && let Some(lane) = self.lanes.get_mut(slot.lane)
-        {
+        let Some(is_first) = self.places.close(place) else { return };
+        self.leave(place);
+        let Some(slot) = self.places.get(place) else { return };
+        if is_first && let Some(lane) = self.lanes.get_mut(slot.lane) {
             lane.full.push_back(place);
         }
     }
 
-    /// Builds the partition's open batch.
-    fn seal(&mut self, place: usize) -> Option<Batch> {
-        let slot = self.slots.get_mut(place)?;
-        let Open { mut builder, times, bytes: payload, order, .. } = *slot.open.take()?;
-        let count = u32::try_from(builder.count()).unwrap_or(0);
-        let first_sequence = slot.next_sequence - u64::from(count);
-        // While it is open from where the new epoch counts, the old numbers stand in for its own.
-        let slot_epoch = slot.epoch.wrapping_sub(i16::from(slot.is_new_epoch));
-        let sequence = number(first_sequence, slot.base);
-        if let Some((id, epoch)) = self.identity() {
-            let epoch = epoch.wrapping_add(slot_epoch);
-            builder = builder.producer(ProducerStamp { id, epoch, sequence });
-        }
-        if self.transaction.is_some() {
-            builder = builder.transactional();
-        }
+    /// The open batch of a partition takes no more records: those without key go elsewhere.
+    fn leave(&mut self, place: usize) {
         if place == self.sticky {
-            self.sticky = (self.sticky + 1) % self.slots.len().max(1);
+            self.sticky = (self.sticky + 1) % self.places.len().max(1);
         }
-        // Our own records are always compressible; the bounds are those of the options.
-        let bytes = builder.build(self.shape.plan.codec).unwrap_or_default();
-        let (epoch, is_uncertain) = (slot_epoch, false);
-        Some(Batch {
-            place,
-            bytes,
-            times,
-            first_sequence,
-            epoch,
-            is_uncertain,
-            count,
-            payload,
-            order,
-        })
     }
 
     fn identity(&self) -> Option<(i64, i16)> {
@@ -412,16 +347,15 @@ impl Producer {
         self.shape.target.identities.get(usize::try_from(self.id).ok()?).copied()
     }
 
-    /// The next request of a lane, as pieces of one frame; `None` while there is nothing to send
-    /// or no room in flight.
-    pub fn take(&mut self, lane_at: usize, now: u64) -> Option<Vec<Bytes>> {
+    /// Makes the next request of a lane; false while there is nothing to send or no room in flight.
+    pub fn take(&mut self, lane_at: usize, now: u64) -> bool {
         let in_flight_max = self.shape.plan.in_flight;
         if !self.may_send() {
-            return None;
+            return false;
         }
-        let lane = self.lanes.get_mut(lane_at)?;
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return false };
         if lane.in_flight.len() >= in_flight_max {
-            return None;
+            return false;
         }
         self.requests += 1;
         let mut batches = if lane.again.is_empty() {
@@ -431,67 +365,79 @@ impl Producer {
         } else {
             Vec::new()
         };
-        if batches.is_empty() {
-            return None;
-        }
-        for batch in &mut batches {
-            self.number_anew(batch);
-            if let Some(slot) = self.slots.get_mut(batch.place) {
-                slot.in_flight += 1;
-            }
-        }
-        let lane = self.lanes.get_mut(lane_at)?;
-        lane.correlation = lane.correlation.wrapping_add(1);
-        let (batches, pieces) = {
-            let id = self.transaction.as_ref().map(Transaction::id);
-            frame(&self.shape, lane.correlation, id, batches)
+        let Some(lane) = self.lanes.get_mut(lane_at).filter(|_| !batches.is_empty()) else {
+            return false;
         };
+        for batch in &mut batches {
+            let Some(slot) = self.places.get_mut(batch.place()) else { continue };
+            slot.in_flight += 1;
+            batch.epoch = slot.epoch;
+            batch.sequence = number(batch.first_sequence, slot.base);
+        }
+        sort(&mut batches, &self.shape.target);
+        lane.correlation = lane.correlation.wrapping_add(1);
         lane.in_flight.push_back(Request { correlation: lane.correlation, sent: now, batches });
-        Some(pieces)
+        true
+    }
+
+    /// Writes the frame of the request that `take` made last behind what `out` holds.
+    pub fn write(&self, lane_at: usize, out: &mut BytesMut) {
+        let lane = self.lanes.get(lane_at);
+        let Some(request) = lane.and_then(|lane| lane.in_flight.back()) else { return };
+        let (scribe, identity) = (self.scribe(), self.identity());
+        let id = self.transaction.as_ref().map(Transaction::id);
+        frame(&self.shape, request.correlation, id, &request.batches, out, |batch, memory| {
+            let stamp = identity.map(|(id, epoch)| ProducerStamp {
+                id,
+                epoch: epoch.wrapping_add(batch.epoch),
+                sequence: batch.sequence,
+            });
+            // Our own records are always compressible; the bounds are those of the options.
+            scribe.write(batch, stamp, memory, self.shape.plan.codec).unwrap_or_default()
+        });
     }
 
     /// Batches that are full or have waited long enough.
     fn fresh(&mut self, lane_at: usize, now: u64) -> Vec<Batch> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         let request = self.requests;
+        let Some(lane) = self.lanes.get_mut(lane_at) else { return batches };
         while bytes < REQUEST_BYTES {
-            let Some(lane) = self.lanes.get_mut(lane_at) else { break };
-            let next = lane.full.front().copied().filter(|place| {
-                let slot = self.slots.get(*place);
-                slot.is_some_and(|slot| slot.request != request && !slot.must_wait())
-            });
-            let Some(place) = next else { break };
-            lane.full.pop_front();
-            let Some(slot) = self.slots.get_mut(place) else { break };
+            let Some(&place) = lane.full.front() else { break };
+            let Some(slot) = self.places.get_mut(place) else { break };
+            if slot.request == request || slot.must_wait() {
+                break;
+            }
             slot.request = request;
-            let Some(batch) = slot.closed.pop_front() else { continue };
-            if !slot.closed.is_empty() {
+            lane.full.pop_front();
+            let Some(batch) = self.places.take_closed(place) else { continue };
+            if self.places.closed(place).is_some() {
                 lane.full.push_back(place);
             }
-            bytes += batch.bytes.len();
-            self.unsent = self.unsent.saturating_sub(batch.payload);
+            bytes += batch.bytes();
+            self.unsent = self.unsent.saturating_sub(batch.payload());
             batches.push(batch);
         }
         while bytes < REQUEST_BYTES {
-            let Some(lane) = self.lanes.get_mut(lane_at) else { break };
             let Some(&(place, order, ready)) = lane.lingering.front() else { break };
-            let slot = self.slots.get_mut(place);
-            let Some(slot) =
-                slot.filter(|slot| slot.open.as_ref().is_some_and(|open| open.order == order))
-            else {
+            if self.places.opened(place).is_none_or(|open| open.order != order) {
                 // It was closed because it was full.
                 lane.lingering.pop_front();
                 continue;
-            };
+            }
+            let Some(slot) = self.places.get_mut(place) else { break };
             let waits = slot.request == request || slot.must_wait();
-            if ready > now || waits || !slot.closed.is_empty() {
+            if ready > now || waits || slot.has_closed() {
                 break;
             }
             slot.request = request;
             lane.lingering.pop_front();
-            let Some(batch) = self.seal(place) else { continue };
-            bytes += batch.bytes.len();
-            self.unsent = self.unsent.saturating_sub(batch.payload);
+            let Some(batch) = self.places.take_open(place) else { continue };
+            if place == self.sticky {
+                self.sticky = (self.sticky + 1) % self.places.len().max(1);
+            }
+            bytes += batch.bytes();
+            self.unsent = self.unsent.saturating_sub(batch.payload());
             batches.push(batch);
         }
         batches
@@ -502,12 +448,12 @@ impl Producer {
         let Some(lane) = self.lanes.get_mut(lane_at) else { return Vec::new() };
         let (mut orders, mut bytes) = (Vec::new(), 0);
         for (order, batch) in &lane.again {
-            let Some(slot) = self.slots.get_mut(batch.place) else { continue };
+            let Some(slot) = self.places.get_mut(batch.place()) else { continue };
             if slot.request == self.requests || bytes >= REQUEST_BYTES {
                 break;
             }
             slot.request = self.requests;
-            bytes += batch.bytes.len();
+            bytes += batch.bytes();
             orders.push(*order);
         }
         orders.iter().filter_map(|order| lane.again.remove(order)).collect()
@@ -523,7 +469,7 @@ impl Producer {
         let Some(request) = lane.in_flight.pop_back() else { return };
         recorder.answered(now, request.sent);
         for batch in request.batches {
-            let place = batch.place;
+            let place = batch.place();
             self.landed(place);
             self.finish(batch, now, recorder);
             self.moor(place, now);
@@ -552,9 +498,12 @@ impl Producer {
         recorder.answered(now, request.sent);
         let shape = self.shape.clone();
         let mut codes = Codes::new(&answer, &shape.target);
+        for batch in &request.batches {
+            self.landed(batch.place());
+        }
         for batch in request.batches {
-            let (place, code) = (batch.place, codes.of(batch.place));
-            self.landed(place);
+            let place = batch.place();
+            let code = codes.of(place);
             self.settle(lane_at, batch, code, now, recorder, ledger);
             self.moor(place, now);
         }
@@ -575,14 +524,13 @@ impl Producer {
             if let Some(lane) = self.lanes.get_mut(lane_at) {
                 lane.again_pause = 0;
             }
-            if let Some(slot) = self.slots.get_mut(batch.place) {
+            if let Some(slot) = self.places.get_mut(batch.place()) {
                 slot.is_known |= slot.epoch == batch.epoch;
             }
             // Records of transactions are acknowledged with their transaction.
             if self.shape.plan.mode == Mode::Verify && self.transaction.is_none() {
-                let place = u32::try_from(batch.place).unwrap_or(u32::MAX);
-                let stream = Stream { producer: self.id, place };
-                ledger.acknowledge(stream, batch.first_sequence, u64::from(batch.count));
+                let stream = Stream { producer: self.id, place: batch.place };
+                ledger.acknowledge(stream, batch.first_sequence, batch.count());
             }
             self.finish(batch, now, recorder);
             return;
@@ -619,8 +567,8 @@ impl Producer {
         self.is_in_doubt = true;
         let mut places = Vec::new();
         for mut batch in requests.into_iter().flat_map(|request| request.batches) {
-            places.push(batch.place);
-            self.landed(batch.place);
+            places.push(batch.place());
+            self.landed(batch.place());
             batch.is_uncertain = true;
             if self.shape.plan.acks == 0 {
                 self.fail(batch, recorder);
@@ -646,14 +594,11 @@ impl Producer {
 
     /// Gives up everything that is not in flight.
     fn drop_unsent(&mut self, recorder: &mut Recorder) {
-        let mut batches = Vec::new();
-        for place in 0..self.slots.len() {
-            batches.extend(self.seal(place));
-            if let Some(slot) = self.slots.get_mut(place) {
-                batches.extend(slot.closed.drain(..));
-            }
+        if self.places.opened(self.sticky).is_some() {
+            self.leave(self.sticky);
         }
-        let unsent = batches.iter().map(|batch| batch.payload).sum();
+        let mut batches = self.places.drain();
+        let unsent = batches.iter().map(Batch::payload).sum();
         self.unsent = self.unsent.saturating_sub(unsent);
         for lane in &mut self.lanes {
             lane.full.clear();
@@ -674,7 +619,7 @@ impl Producer {
         if self.is_doomed() || (batch.is_uncertain && self.is_outdated(&batch)) {
             return self.fail(batch, recorder);
         }
-        let lane = self.slots.get(batch.place).map_or(NOBODY, |slot| slot.lane);
+        let lane = self.places.get(batch.place()).map_or(NOBODY, |slot| slot.lane);
         let Some(lane) = self.lanes.get_mut(lane) else {
             self.adrift.insert(batch.order, batch);
             return;
@@ -687,29 +632,24 @@ impl Producer {
     }
 
     fn fail(&mut self, batch: Batch, recorder: &mut Recorder) {
-        recorder.failed(u64::from(batch.count));
+        recorder.failed(batch.count());
         self.release(batch);
     }
 
     fn finish(&mut self, batch: Batch, now: u64, recorder: &mut Recorder) {
-        let bytes = u64::try_from(batch.payload).unwrap_or(0);
-        let count = Count { requests: 0, records: u64::from(batch.count), bytes };
-        recorder.acknowledged(now, &batch.times, count);
+        let bytes = u64::try_from(batch.payload()).unwrap_or(0);
+        let count = Count { requests: 0, records: batch.count(), bytes };
+        recorder.acknowledged(now, batch.times(), count);
         self.release(batch);
     }
 
     /// The batch has come to its end: its memory serves again.
     fn release(&mut self, batch: Batch) {
-        self.held = self.held.saturating_sub(batch.payload);
+        self.held = self.held.saturating_sub(batch.payload());
         self.batches = self.batches.saturating_sub(1);
-        let mut times = batch.times;
-        times.clear();
-        if self.free_times.len() < FREE_MAX {
-            self.free_times.push(times);
-        }
-        if self.free.len() < FREE_MAX
-            && let Ok(memory) = batch.bytes.try_into_mut()
-        {
+        let mut memory = batch.more;
+        if memory.capacity() > 0 && self.free.len() < FREE_MAX {
+            memory.clear();
             self.free.push(memory);
         }
     }
@@ -733,11 +673,19 @@ impl Producer {
                 return lane.in_flight.is_empty().then_some(lane.again_at);
             }
             let has_room = lane.in_flight.len() < in_flight_max;
-            let may_go = |place: usize| self.slots.get(place).is_some_and(|s| !s.must_wait());
+            let may_go = |place: usize| self.places.get(place).is_some_and(|s| !s.must_wait());
             let full = lane.full.front().filter(|place| may_go(**place)).map(|_| now);
             let front = lane.lingering.front().filter(|(place, ..)| may_go(*place));
             full.or(front.map(|(_, _, ready)| *ready)).filter(|_| has_room)
         });
         lanes.chain(due).chain(self.transaction_full_at()).min()
+    }
+}
+
+/// Puts batches of one topic together.
+fn sort(batches: &mut [Batch], target: &Target) {
+    if target.topics.len() > 1 {
+        let topic_of = |batch: &Batch| target.places.get(batch.place()).map_or(0, |p| p.topic);
+        batches.sort_by_key(topic_of);
     }
 }

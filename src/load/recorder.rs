@@ -162,9 +162,6 @@ impl Interval {
     }
 }
 
-/// Intended times of a batch's records: a time, and how many in a row have it.
-pub type Times = Vec<(u64, u32)>;
-
 /// One core's measuring.
 #[derive(Debug)]
 pub struct Recorder {
@@ -186,17 +183,30 @@ impl Recorder {
         self.measured.end = self.measured.end.min(until.max(self.measured.start));
     }
 
-    pub fn taken_up(&mut self, intended: u64, now: u64) {
-        self.current.lateness.saturating_record(now.saturating_sub(intended).max(1));
+    pub fn taken_up(&mut self, intended: u64, now: u64, records: u64) {
+        let lateness = now.saturating_sub(intended).max(1);
+        self.current.lateness.saturating_record_n(lateness, records);
     }
 
-    pub fn acknowledged(&mut self, now: u64, times: &Times, count: Count) {
+    /// Records with these intended times are acknowledged. Those of one time in a row cost as much
+    /// as one.
+    pub fn acknowledged(&mut self, now: u64, times: impl Iterator<Item = u64>, count: Count) {
         self.current.acknowledged.add(Count { requests: 0, ..count });
-        for (intended, records) in times {
-            if self.counts(*intended) {
-                let latency = now.saturating_sub(*intended).max(1);
-                self.current.latency.saturating_record_n(latency, u64::from(*records));
+        let (mut run, mut records) = (0, 0);
+        for intended in times {
+            if intended != run {
+                self.latency(now, run, records);
+                (run, records) = (intended, 0);
             }
+            records += 1;
+        }
+        self.latency(now, run, records);
+    }
+
+    fn latency(&mut self, now: u64, intended: u64, records: u64) {
+        if records > 0 && self.counts(intended) {
+            let latency = now.saturating_sub(intended).max(1);
+            self.current.latency.saturating_record_n(latency, records);
         }
     }
 
@@ -291,14 +301,14 @@ mod tests {
     fn only_records_that_were_meant_for_the_measured_span_count() {
         let mut recorder = Recorder::new(0, 100 * MILLI..200 * MILLI);
         let one = Count { requests: 0, records: 1, bytes: 10 };
-        recorder.acknowledged(50 * MILLI, &vec![(40 * MILLI, 1)], one);
+        recorder.acknowledged(50 * MILLI, [40 * MILLI].into_iter(), one);
         let warm = recorder.cut(100 * MILLI);
         assert_eq!((warm.phase, warm.latency.len()), (Phase::WarmUp, 1));
         // Left over from the warm-up, measured, and beyond the end.
-        recorder.acknowledged(150 * MILLI, &vec![(40 * MILLI, 1), (120 * MILLI, 2)], one);
+        recorder.acknowledged(150 * MILLI, [40, 120, 120].into_iter().map(|t| t * MILLI), one);
         let measured = recorder.cut(200 * MILLI);
         assert_eq!((measured.phase, measured.latency.len()), (Phase::Measured, 2));
-        recorder.acknowledged(900 * MILLI, &vec![(190 * MILLI, 1), (200 * MILLI, 1)], one);
+        recorder.acknowledged(900 * MILLI, [190, 200].into_iter().map(|t| t * MILLI), one);
         let drained = recorder.cut(1000 * MILLI);
         assert_eq!((drained.phase, drained.latency.len()), (Phase::Drain, 1));
         assert_eq!(drained.latency.max() / MILLI, 710);

@@ -3,14 +3,16 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::producer::{Batch, Shape};
-use super::target::Target;
+use super::target::{Place, Target};
 use crate::client::cluster::REQUEST_TIME_MS;
 use crate::wire::api::{ApiKey, produce};
 use crate::wire::error::ErrorCode;
 use crate::wire::header::RequestHeader;
 use crate::wire::primitive::{Context, Wire, put_bytes_length, put_count, put_unsigned_varint};
+use crate::wire::records::Codec;
 
 const CLIENT_ID: &str = "corelog-load";
+const LENGTH_BYTES: usize = 4;
 
 /// An answer's codes, found by topic and partition; most often they come in the order of the
 /// request.
@@ -55,52 +57,56 @@ pub fn framed<'q>(api: ApiKey, version: i16, correlation: i32, request: &impl Wi
     frame.freeze()
 }
 
-/// The frame of a Produce request in pieces, so that batches are not copied.
+/// Writes the frame of a Produce request behind what `out` holds; `put` writes a batch. Batches of
+/// one topic stand together.
 pub fn frame(
     shape: &Shape,
     correlation: i32,
     transactional_id: Option<&str>,
-    mut batches: Vec<Batch>,
-) -> (Vec<Batch>, Vec<Bytes>) {
+    batches: &[Batch],
+    out: &mut BytesMut,
+    put: impl Fn(&Batch, BytesMut) -> BytesMut,
+) {
     let version = shape.target.produce_version;
     let context = ApiKey::Produce.context(version);
-    let topic_of = |batch: &Batch| shape.target.places.get(batch.place).map_or(0, |p| p.topic);
-    if shape.target.topics.len() > 1 {
-        batches.sort_by_key(topic_of);
-    }
-    let mut open = BytesMut::with_capacity(256);
+    let topic_of = |batch: &Batch| place_of(shape, batch).map_or(0, |place| place.topic);
+    let start = out.len();
+    out.put_u32(0);
     RequestHeader { api: ApiKey::Produce, version, correlation, client_id: Some(CLIENT_ID) }
-        .encode(&mut open);
-    transactional_id.encode(&mut open, context);
-    open.put_i16(shape.plan.acks);
-    open.put_i32(REQUEST_TIME_MS);
-    // The first piece is the frame's length.
-    let mut pieces = vec![Bytes::new()];
+        .encode(out);
+    transactional_id.encode(out, context);
+    out.put_i16(shape.plan.acks);
+    out.put_i32(REQUEST_TIME_MS);
     let topics = batches.chunk_by(|one, two| topic_of(one) == topic_of(two));
-    put_count(&mut open, Some(topics.clone().count()), context);
+    put_count(out, Some(topics.clone().count()), context);
     for group in topics {
         let topic = group.first().map_or(0, topic_of);
         let name = shape.target.topics.get(topic).map_or("", String::as_str);
-        name.encode(&mut open, context);
-        put_count(&mut open, Some(group.len()), context);
+        name.encode(out, context);
+        put_count(out, Some(group.len()), context);
         for batch in group {
-            let partition = shape.target.places.get(batch.place).map_or(0, |p| p.partition);
-            open.put_i32(partition);
-            put_bytes_length(&mut open, Some(batch.bytes.len()), context);
-            pieces.push(open.split().freeze());
-            pieces.push(batch.bytes.clone());
-            end_structure(&mut open, context);
+            out.put_i32(place_of(shape, batch).map_or(0, |place| place.partition));
+            if shape.plan.codec == Codec::None {
+                put_bytes_length(out, Some(batch.bytes()), context);
+                *out = put(batch, std::mem::take(out));
+            } else {
+                let packed = put(batch, BytesMut::new());
+                put_bytes_length(out, Some(packed.len()), context);
+                out.put_slice(&packed);
+            }
+            end_structure(out, context);
         }
-        end_structure(&mut open, context);
+        end_structure(out, context);
     }
-    end_structure(&mut open, context);
-    pieces.push(open.freeze());
-    let length: usize = pieces.iter().map(Bytes::len).sum();
-    let length = u32::try_from(length).unwrap_or(u32::MAX);
-    if let Some(first) = pieces.first_mut() {
-        *first = Bytes::copy_from_slice(&length.to_be_bytes());
+    end_structure(out, context);
+    let length = u32::try_from(out.len().saturating_sub(start + LENGTH_BYTES)).unwrap_or(u32::MAX);
+    if let Some(room) = out.get_mut(start..start + LENGTH_BYTES) {
+        room.copy_from_slice(&length.to_be_bytes());
     }
-    (batches, pieces)
+}
+
+fn place_of<'s>(shape: &'s Shape, batch: &Batch) -> Option<&'s Place> {
+    shape.target.places.get(usize::try_from(batch.place).ok()?)
 }
 
 fn end_structure(out: &mut BytesMut, context: Context) {

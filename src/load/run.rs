@@ -74,7 +74,7 @@ pub fn run(
         plan: plan.clone(),
         target: target.clone(),
         rate,
-        pool: Pool::new(plan.sizes.max, plan.compressibility, seed),
+        pool: Pool::new(plan.sizes.max, plan.batch_bytes, plan.compressibility, seed),
         keys: Keys::new(plan.keys),
         run: (Random::new(seed).bits() >> 32) as u32,
     });

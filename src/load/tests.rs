@@ -76,7 +76,7 @@ fn owned_shape(rate: f64, places: usize, in_flight: usize) -> Shape {
         versions: BTreeMap::from([(ApiKey::ListOffsets, 5)]),
         ..Target::default()
     };
-    let (pool, keys) = (Pool::new(90, 0.0, 1), Keys::new(plan.keys));
+    let (pool, keys) = (Pool::new(90, plan.batch_bytes, 0.0, 1), Keys::new(plan.keys));
     Shape { plan, target, rate: Rate::PerSecond(rate), pool, keys, run: 99 }
 }
 
@@ -112,10 +112,9 @@ impl Broker {
         }
     }
 
-    /// Serves a Produce request given as pieces; with an error, nothing is stored.
-    fn produce(&mut self, pieces: &[Bytes], error: ErrorCode) -> Bytes {
+    /// Serves a Produce request; with an error, nothing is stored.
+    fn produce(&mut self, frame: &[u8], error: ErrorCode) -> Bytes {
         self.requests += 1;
-        let frame = pieces.concat();
         let length = u32::from_be_bytes(frame[..4].try_into().expect("four"));
         assert_eq!(usize::try_from(length), Ok(frame.len() - 4), "the length is right");
         let mut reader = Reader::new(&frame[4..]);
@@ -203,6 +202,12 @@ fn framed<'a>(api: ApiKey, correlation: i32, answer: &impl Wire<'a>) -> Bytes {
     out.freeze()
 }
 
+/// The frame of a lane's next request.
+fn taken(mind: &mut Producer, lane: usize, now: u64) -> Option<BytesMut> {
+    let mut frame = BytesMut::new();
+    mind.take(lane, now).then(|| mind.write(lane, &mut frame)).map(|()| frame)
+}
+
 /// Runs a producer for 3 s of virtual time; `serve` says when a request that arrives is answered,
 /// and with which error. Returns what was measured and noted.
 fn drive(
@@ -218,11 +223,11 @@ fn drive(
     while !mind.is_done(now) {
         assert!(now < 100 * SECOND, "the producer comes to its end");
         mind.fill(now, &mut recorder);
-        while let Some(pieces) = mind.take(0, now) {
+        while let Some(frame) = taken(&mut mind, 0, now) {
             let (at, error) = serve(broker.requests, now);
             // Answers come in the order of their requests.
             let at = answers.last().map_or(at, |(last, _)| at.max(*last));
-            answers.push((at, broker.produce(&pieces, error)));
+            answers.push((at, broker.produce(&frame, error)));
         }
         let next = answers.first().map(|(at, _)| *at);
         let wake = [next, mind.next_wake(now, |_| true)].into_iter().flatten().min();
@@ -306,11 +311,11 @@ fn a_batch_that_is_out_of_order_with_none_before_it_is_given_up() {
     while !mind.is_done(now) {
         assert!(now < 10 * SECOND, "the producer comes to its end");
         mind.fill(now, &mut recorder);
-        if let Some(pieces) = mind.take(0, now) {
+        if let Some(frame) = taken(&mut mind, 0, now) {
             if now > SECOND / 2 && broker.epochs[0] == 0 {
                 broker.next_sequence[0] = 1;
             }
-            let answer = broker.produce(&pieces, ErrorCode::NONE);
+            let answer = broker.produce(&frame, ErrorCode::NONE);
             mind.answer(0, &answer, now, &mut recorder, &mut ledger).expect("understood");
         }
         now += MILLI;
@@ -357,8 +362,8 @@ fn strange_answers_are_no_answers() {
     let mut mind = Producer::new(0, shape.clone(), 0, 0, SECOND);
     let (mut recorder, mut ledger) = (Recorder::new(0, 0..SECOND), Ledger::new(1));
     mind.fill(10 * MILLI, &mut recorder);
-    let pieces = mind.take(0, 10 * MILLI).expect("something is due");
-    let sound = Broker::new(1).produce(&pieces, ErrorCode::NONE);
+    let frame = taken(&mut mind, 0, 10 * MILLI).expect("something is due");
+    let sound = Broker::new(1).produce(&frame, ErrorCode::NONE);
     let mut other = sound.to_vec();
     other[3] ^= 1;
     let mut longer = sound.to_vec();

@@ -6,12 +6,9 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-
-use super::{Batch, DELIVERY_NANOS_MAX, Lane, Producer};
+use super::{Batch, Lane, Producer};
 use crate::load::recorder::Recorder;
 use crate::load::route::{NOBODY, Route};
-use crate::wire::records::set_sequence;
 
 impl Producer {
     /// The lane's broker cannot be reached.
@@ -33,7 +30,7 @@ impl Producer {
         let lanes = route.brokers().len().max(self.lanes.len());
         self.lanes.resize_with(lanes, Lane::default);
         let old = std::mem::replace(&mut self.route, route);
-        for place in 0..self.slots.len() {
+        for place in 0..self.places.len() {
             if old.leader(place) != self.route.leader(place) {
                 self.cast_off(place);
                 self.moor(place, now);
@@ -43,62 +40,49 @@ impl Producer {
 
     /// Takes the partition off its lane.
     fn cast_off(&mut self, place: usize) {
-        let Some(slot) = self.slots.get_mut(place) else { return };
+        let Some(slot) = self.places.get_mut(place) else { return };
         let lane_at = std::mem::replace(&mut slot.lane, NOBODY);
         let Some(lane) = self.lanes.get_mut(lane_at) else { return };
         lane.full.retain(|other| *other != place);
         lane.lingering.retain(|(other, ..)| *other != place);
-        let adrift = lane.again.extract_if(.., |_, batch| batch.place == place);
+        let adrift = lane.again.extract_if(.., |_, batch| batch.place() == place);
         self.adrift.extend(adrift);
     }
 
     /// Gives a partition that is adrift to its leader's lane, if nothing keeps it.
     pub(super) fn moor(&mut self, place: usize, now: u64) {
+        let Some(slot) = self.places.get(place) else { return };
+        if slot.lane != NOBODY || slot.in_flight > 0 {
+            return;
+        }
         let leader = self.route.leader(place);
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        let is_adrift = slot.lane == NOBODY && slot.in_flight == 0;
-        let Some(lane) = self.lanes.get_mut(leader).filter(|_| is_adrift) else { return };
-        slot.lane = leader;
+        let Some(lane) = self.lanes.get_mut(leader) else { return };
         let was_empty = lane.again.is_empty();
-        lane.again.extend(self.adrift.extract_if(.., |_, batch| batch.place == place));
+        lane.again.extend(self.adrift.extract_if(.., |_, batch| batch.place() == place));
         if was_empty {
             lane.again_at = now;
         }
-        let again = lane.again.values().find(|batch| batch.place == place);
-        if let Some(open) = &slot.open {
+        let again = lane.again.values().find(|batch| batch.place() == place);
+        let (open, closed) = (self.places.opened(place), self.places.closed(place));
+        if let Some(open) = open {
             lane.lingering.push_back((place, open.order, open.ready));
         }
-        if !slot.closed.is_empty() {
+        if closed.is_some() {
             lane.full.push_back(place);
         }
+        let first = again.or(closed).or(open).map(|batch| batch.first_sequence);
+        let Some(slot) = self.places.get_mut(place) else { return };
+        slot.lane = leader;
         if std::mem::take(&mut slot.is_new_epoch) {
-            let first = again.or(slot.closed.front()).map(|batch| batch.first_sequence);
-            let open = slot.open.as_ref().map_or(0, |open| open.builder.count());
-            let open = u64::try_from(open).unwrap_or(0);
-            slot.base = first.unwrap_or(slot.next_sequence - open);
+            slot.base = first.unwrap_or(slot.next_sequence);
         }
     }
 
     /// One batch of the partition is no longer in flight.
     pub(super) fn landed(&mut self, place: usize) {
-        if let Some(slot) = self.slots.get_mut(place) {
+        if let Some(slot) = self.places.get_mut(place) {
             slot.in_flight = slot.in_flight.saturating_sub(1);
         }
-    }
-
-    /// Renumbers a batch that was numbered before the last new beginning.
-    pub(super) fn number_anew(&self, batch: &mut Batch) {
-        let (Some(slot), Some((_, epoch))) = (self.slots.get(batch.place), self.identity()) else {
-            return;
-        };
-        if batch.epoch == slot.epoch {
-            return;
-        }
-        batch.epoch = slot.epoch;
-        let sequence = number(batch.first_sequence, slot.base);
-        let mut bytes = BytesMut::from(std::mem::take(&mut batch.bytes));
-        set_sequence(&mut bytes, epoch.wrapping_add(slot.epoch), sequence);
-        batch.bytes = bytes.freeze();
     }
 
     /// Gives up repeated batches that are too old.
@@ -108,7 +92,7 @@ impl Producer {
             old.extend(again.extract_if(.., |_, batch| batch.is_old(now)).map(|(_, batch)| batch));
         }
         for batch in old {
-            let place = batch.place;
+            let place = batch.place();
             recorder.error("DELIVERY_TIMEOUT");
             self.give_up(batch, recorder);
             self.moor(place, now);
@@ -118,7 +102,7 @@ impl Producer {
     /// Gives up a batch in the middle of the run: an idempotent producer goes on with a new epoch,
     /// as the broker takes no number behind a hole.
     pub(super) fn give_up(&mut self, batch: Batch, recorder: &mut Recorder) {
-        let place = batch.place;
+        let place = batch.place();
         self.fail(batch, recorder);
         if self.transaction.is_some() {
             return self.doom(recorder);
@@ -127,12 +111,12 @@ impl Producer {
             return;
         }
         self.cast_off(place);
-        if let Some(slot) = self.slots.get_mut(place) {
+        if let Some(slot) = self.places.get_mut(place) {
             slot.epoch = slot.epoch.wrapping_add(1);
             slot.is_new_epoch = true;
             slot.is_known = false;
         }
-        let is_uncertain = |batch: &Batch| batch.place == place && batch.is_uncertain;
+        let is_uncertain = |batch: &Batch| batch.place() == place && batch.is_uncertain;
         let uncertain = self.adrift.extract_if(.., |_, batch| is_uncertain(batch));
         for batch in uncertain.map(|(_, batch)| batch).collect::<Vec<_>>() {
             self.fail(batch, recorder);
@@ -141,14 +125,7 @@ impl Producer {
 
     /// Whether the numbering began anew while the batch was in flight.
     pub(super) fn is_outdated(&self, batch: &Batch) -> bool {
-        self.slots.get(batch.place).is_some_and(|slot| slot.epoch != batch.epoch)
-    }
-}
-
-impl Batch {
-    pub(super) fn is_old(&self, now: u64) -> bool {
-        let oldest = self.times.first().map_or(now, |(time, _)| *time);
-        now.saturating_sub(oldest) > DELIVERY_NANOS_MAX
+        self.places.get(batch.place()).is_some_and(|slot| slot.epoch != batch.epoch)
     }
 }
 

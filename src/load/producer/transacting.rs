@@ -87,7 +87,7 @@ impl Producer {
             self.drop_unsent(recorder);
         }
         if is_renewed {
-            for slot in &mut self.slots {
+            for slot in self.places.iter_mut() {
                 slot.base = slot.next_sequence;
                 slot.is_known = false;
             }

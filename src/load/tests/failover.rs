@@ -50,7 +50,7 @@ impl World {
     }
 
     /// Takes a request and, mostly, answers it; false when the connection breaks instead.
-    fn serve(&mut self, lane: usize, pieces: &[Bytes], now: u64) -> bool {
+    fn serve(&mut self, lane: usize, frame: &[u8], now: u64) -> bool {
         for place in 0..PARTITIONS {
             let leader = self.leaders[place];
             self.broker.refusals[place] = match leader {
@@ -65,7 +65,7 @@ impl World {
         if breaks && self.one_in(2) {
             return false;
         }
-        let answer = self.broker.produce(pieces, ErrorCode::NONE);
+        let answer = self.broker.produce(frame, ErrorCode::NONE);
         let at = now + MILLI + below(self.random.bits(), 20 * MILLI);
         let at = self.answers[lane].last().map_or(at, |(last, _)| at.max(*last));
         self.answers[lane].push((at, answer));
@@ -100,8 +100,8 @@ fn drive(world: &mut World, shape: &Arc<Shape>) -> (Interval, Ledger) {
         world.elapse(&mut mind, now);
         mind.fill(now, &mut recorder);
         for lane in 0..mind.lanes() {
-            while let Some(pieces) = mind.take(lane, now) {
-                if !world.serve(lane, &pieces, now) {
+            while let Some(frame) = taken(&mut mind, lane, now) {
+                if !world.serve(lane, &frame, now) {
                     world.answers[lane].clear();
                     mind.lost(lane, now, &mut recorder);
                 }
@@ -150,7 +150,7 @@ fn a_move_costs_the_time_of_the_metadata_and_no_record() {
     let mut broker = Broker::new(1);
     let mut now = 5 * MILLI;
     mind.fill(now, &mut recorder);
-    let first = mind.take(0, now).expect("something is due");
+    let first = taken(&mut mind, 0, now).expect("something is due");
     broker.refusals[0] = ErrorCode::NOT_LEADER_OR_FOLLOWER;
     let refusal = broker.produce(&first, ErrorCode::NONE);
     mind.answer(0, &refusal, now, &mut recorder, &mut ledger).expect("understood");
@@ -159,14 +159,14 @@ fn a_move_costs_the_time_of_the_metadata_and_no_record() {
     let route = shape.target.route.next(&[2], &brokers());
     mind.follow(Arc::new(route), now);
     mind.fill(now, &mut recorder);
-    assert!(mind.take(0, now).is_none(), "nothing goes to the old leader");
+    assert!(!mind.take(0, now), "nothing goes to the old leader");
     broker.refusals[0] = ErrorCode::NONE;
     for _ in 0..2 {
-        let pieces = mind.take(1, now).expect("the refused batch, then the one behind it");
-        let answer = broker.produce(&pieces, ErrorCode::NONE);
+        let frame = taken(&mut mind, 1, now).expect("the refused batch, then the one behind it");
+        let answer = broker.produce(&frame, ErrorCode::NONE);
         mind.answer(1, &answer, now, &mut recorder, &mut ledger).expect("understood");
     }
-    assert!(mind.take(1, now).is_none());
+    assert!(!mind.take(1, now));
     assert_eq!(broker.ends[0], 16, "records 0 to 15 ms");
 }
 

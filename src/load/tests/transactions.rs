@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Takes a Produce request; false when the connection breaks instead of an answer.
-    fn produce(&mut self, pieces: &[Bytes], now: u64) -> bool {
+    fn produce(&mut self, frame: &[u8], now: u64) -> bool {
         let breaks = self.one_in(40);
         if breaks && self.one_in(2) {
             return false;
@@ -82,7 +82,7 @@ impl World {
             };
         }
         let ends = self.broker.ends.clone();
-        let answer = self.broker.produce(pieces, ErrorCode::NONE);
+        let answer = self.broker.produce(frame, ErrorCode::NONE);
         for (place, end) in ends.iter().enumerate() {
             if self.broker.ends[place] > *end {
                 assert!(self.added.contains(&place), "partition {place} is not added");
@@ -291,8 +291,8 @@ fn run(shape: &Arc<Shape>, seed: u64, faults: Faults) -> (Interval, Verdict) {
             world.epoch += 1;
         }
         mind.fill(now, &mut recorder);
-        while let Some(pieces) = mind.take(0, now) {
-            if !world.produce(&pieces, now) {
+        while let Some(frame) = taken(&mut mind, 0, now) {
+            if !world.produce(&frame, now) {
                 world.answers.clear();
                 mind.lost(0, now, &mut recorder);
                 break;

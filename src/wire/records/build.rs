@@ -1,9 +1,9 @@
 //! Building a batch: for the command line's producer and for the broker's own topics.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{Codec, CodecError, compress};
-use super::{HEADER_BYTES, LENGTH_END, TRANSACTIONAL_BIT, crc};
+use super::{HEADER_BYTES, LENGTH_END, TRANSACTIONAL_BIT, set_crc};
 
 /// A record to write. Headers are key and value.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,8 +26,10 @@ pub struct ProducerStamp {
 /// batch's header from the start, so that an uncompressed batch is never copied.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    /// `HEADER_BYTES` of room, then the records.
-    batch: BytesMut,
+    /// What was there before, `HEADER_BYTES` of room, then the records.
+    memory: BytesMut,
+    /// Where the batch begins.
+    start: usize,
     count: i32,
     base_timestamp: i64,
     max_timestamp: i64,
@@ -37,7 +39,7 @@ pub struct BatchBuilder {
 
 impl Default for BatchBuilder {
     fn default() -> BatchBuilder {
-        BatchBuilder::within(BytesMut::new())
+        BatchBuilder::behind(BytesMut::new())
     }
 }
 
@@ -46,12 +48,13 @@ impl BatchBuilder {
         BatchBuilder::default()
     }
 
-    /// Builds in `memory`, whose content is forgotten.
-    pub fn within(mut memory: BytesMut) -> BatchBuilder {
-        memory.clear();
-        memory.resize(HEADER_BYTES, 0);
+    /// Builds behind what `memory` holds.
+    pub fn behind(mut memory: BytesMut) -> BatchBuilder {
+        let start = memory.len();
+        memory.put_bytes(0, HEADER_BYTES);
         BatchBuilder {
-            batch: memory,
+            memory,
+            start,
             count: 0,
             base_timestamp: 0,
             max_timestamp: 0,
@@ -77,7 +80,7 @@ impl BatchBuilder {
 
     /// Bytes of the records so far, uncompressed.
     pub fn bytes(&self) -> usize {
-        self.batch.len() - HEADER_BYTES
+        self.memory.len() - self.start - HEADER_BYTES
     }
 
     pub fn push(&mut self, record: &NewRecord<'_>) {
@@ -89,11 +92,11 @@ impl BatchBuilder {
         let count = i64::try_from(record.headers.len()).unwrap_or(0);
         let value = record.value.map(<[u8]>::len);
         self.begin(record.timestamp, record.key, value, varlong_length(count) + headers);
-        self.batch.put_slice(record.value.unwrap_or_default());
-        put_varlong(&mut self.batch, count);
+        self.memory.put_slice(record.value.unwrap_or_default());
+        put_varlong(&mut self.memory, count);
         for (key, value) in record.headers {
-            put_bytes(&mut self.batch, Some(key.as_bytes()));
-            put_bytes(&mut self.batch, *value);
+            put_bytes(&mut self.memory, Some(key.as_bytes()));
+            put_bytes(&mut self.memory, *value);
         }
     }
 
@@ -101,9 +104,9 @@ impl BatchBuilder {
     pub fn push_pieces(&mut self, timestamp: i64, key: Option<&[u8]>, value: [&[u8]; 2]) {
         let length = value[0].len() + value[1].len();
         self.begin(timestamp, key, Some(length), 1);
-        self.batch.put_slice(value[0]);
-        self.batch.put_slice(value[1]);
-        self.batch.put_u8(0);
+        self.memory.put_slice(value[0]);
+        self.memory.put_slice(value[1]);
+        self.memory.put_u8(0);
     }
 
     /// Everything of a record before its value's bytes; `rest` bytes follow those.
@@ -114,33 +117,38 @@ impl BatchBuilder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let (time, place) = (timestamp - self.base_timestamp, i64::from(self.count));
-        let length = 1
-            + varlong_length(time)
-            + varlong_length(place)
-            + bytes_length(key.map(<[u8]>::len))
-            + bytes_length(value)
-            + rest;
-        self.batch.reserve(length + VARLONG_BYTES_MAX);
-        put_varlong(&mut self.batch, i64::try_from(length).unwrap_or(i64::MAX));
-        self.batch.put_u8(0);
-        put_varlong(&mut self.batch, time);
-        put_varlong(&mut self.batch, place);
-        put_bytes(&mut self.batch, key);
-        put_varlong(&mut self.batch, value.map_or(-1, |value| i64::try_from(value).unwrap_or(0)));
+        let length = length_of(time, place, key.map(<[u8]>::len), value, rest);
+        self.memory.reserve(length + VARLONG_BYTES_MAX);
+        put_varlong(&mut self.memory, i64::try_from(length).unwrap_or(i64::MAX));
+        self.memory.put_u8(0);
+        put_varlong(&mut self.memory, time);
+        put_varlong(&mut self.memory, place);
+        put_bytes(&mut self.memory, key);
+        put_varlong(&mut self.memory, value.map_or(-1, |value| i64::try_from(value).unwrap_or(0)));
         self.count += 1;
     }
 
     /// The batch, with base offset 0 and no leader epoch: a broker stamps both.
-    pub fn build(mut self, codec: Codec) -> Result<Bytes, CodecError> {
+    pub fn build(self, codec: Codec) -> Result<Bytes, CodecError> {
+        let start = self.start;
+        let mut whole = self.finish(codec)?.freeze();
+        whole.advance(start);
+        Ok(whole)
+    }
+
+    /// As `build`, with what was there before in front.
+    pub fn finish(mut self, codec: Codec) -> Result<BytesMut, CodecError> {
         if codec != Codec::None {
-            let records = compress(codec, &self.batch[HEADER_BYTES..])?;
-            self.batch.truncate(HEADER_BYTES);
-            self.batch.extend_from_slice(&records);
+            let records = self.start + HEADER_BYTES;
+            let packed = compress(codec, &self.memory[records..])?;
+            self.memory.truncate(records);
+            self.memory.extend_from_slice(&packed);
         }
-        let length = i32::try_from(self.batch.len() - LENGTH_END)
+        let batch = &mut self.memory[self.start..];
+        let length = i32::try_from(batch.len() - LENGTH_END)
             .map_err(|_| CodecError::TooLarge { limit: i32::MAX as usize })?;
         let producer = self.producer.unwrap_or(ProducerStamp { id: -1, epoch: -1, sequence: -1 });
-        let mut out = &mut self.batch[..HEADER_BYTES];
+        let mut out = &mut batch[..HEADER_BYTES];
         out.put_i64(0);
         out.put_i32(length);
         out.put_i32(-1);
@@ -154,10 +162,28 @@ impl BatchBuilder {
         out.put_i16(producer.epoch);
         out.put_i32(producer.sequence);
         out.put_i32(self.count);
-        let crc = crc(&self.batch);
-        self.batch[LENGTH_END + 5..LENGTH_END + 9].copy_from_slice(&crc.to_be_bytes());
-        Ok(self.batch.freeze())
+        set_crc(batch);
+        Ok(self.memory)
     }
+}
+
+/// Bytes of a record without headers, in a batch that is not compressed: its time is told from the
+/// batch's first one, its place from 0.
+pub fn record_bytes(time: i64, place: i64, key: Option<usize>, value: Option<usize>) -> usize {
+    let length = length_of(time, place, key, value, 1);
+    varlong_length(i64::try_from(length).unwrap_or(0)) + length
+}
+
+/// What a record's length says; `rest` bytes follow its value.
+fn length_of(
+    time: i64,
+    place: i64,
+    key: Option<usize>,
+    value: Option<usize>,
+    rest: usize,
+) -> usize {
+    let head = 1 + varlong_length(time) + varlong_length(place);
+    head + bytes_length(key) + bytes_length(value) + rest
 }
 
 /// The longest varlong.
@@ -196,7 +222,7 @@ pub(super) fn put_varlong(out: &mut BytesMut, value: i64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BatchHeader, Invalid, Records, decompress, stamp, validate};
+    use super::super::{BatchHeader, Invalid, Records, crc, decompress, stamp, validate};
     use super::*;
 
     fn three_records(codec: Codec) -> Bytes {
@@ -233,6 +259,27 @@ mod tests {
                 decompress(codec, &batch[HEADER_BYTES..], 100).is_err() || codec == Codec::None
             );
         }
+    }
+
+    #[test]
+    fn batches_stand_one_behind_the_other_and_are_as_long_as_foretold() {
+        let mut memory = BytesMut::from(&b"before"[..]);
+        for count in 1..=200_i64 {
+            let mut builder = BatchBuilder::behind(memory);
+            let mut length = HEADER_BYTES;
+            for place in 0..count {
+                let (value, time) =
+                    (vec![b'v'; 7 * usize::try_from(place).expect("few")], 90 * place);
+                builder.push_pieces(5000 + time, Some(b"key"), [&value, b"and more"]);
+                length += record_bytes(time, place, Some(3), Some(value.len() + 8));
+            }
+            let before = builder.start;
+            memory = builder.finish(Codec::None).expect("short");
+            assert_eq!(memory.len() - before, length);
+        }
+        let whole = super::super::batches(&memory[6..]);
+        let counts: Vec<i64> = whole.map(|(_, b)| validate(b).expect("valid").records).collect();
+        assert_eq!((&memory[..6], counts), (&b"before"[..], (1..=200).collect()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod record;
 mod retain;
 mod validate;
 
-pub use build::{BatchBuilder, NewRecord, ProducerStamp};
+pub use build::{BatchBuilder, NewRecord, ProducerStamp, record_bytes};
 pub use codec::{Codec, CodecError, Packer, STEP_BYTES, Unpacker, decompress};
 pub use record::{Header, Record, RecordError, Records, get_varint, get_varlong};
 pub use retain::{empty, retain};
@@ -165,15 +165,6 @@ pub fn repacked(batch: &[u8], codec: Codec, packed: &[u8]) -> Result<Vec<u8>, Co
 }
 
 fn set_crc(batch: &mut [u8]) {
-    let crc = crc(batch);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
-}
-
-/// Sets the producer's epoch and the first sequence number, and the CRC, which covers them. `batch`
-/// has a whole header.
-pub fn set_sequence(batch: &mut [u8], producer_epoch: i16, base_sequence: i32) {
-    batch[51..53].copy_from_slice(&producer_epoch.to_be_bytes());
-    batch[53..57].copy_from_slice(&base_sequence.to_be_bytes());
     let crc = crc(batch);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
