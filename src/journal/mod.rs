@@ -456,8 +456,8 @@ impl<I: Io> Journal<I> {
     }
 
     /// What lies before this address leaves the memory next, and has been there for a while.
-    pub fn older_half_of_tail(&self) -> Option<u64> {
-        self.inner.state.borrow().tail.newer_half()
+    pub fn older_part_of_tail(&self) -> Option<u64> {
+        self.inner.state.borrow().tail.newer_part()
     }
 
     /// Durable bytes, from memory or from the file; `location` may be any range within one file.

@@ -234,8 +234,8 @@ impl<I: Io> State<I> {
 
     /// Whether a group of `bytes` would push out of the memory what is held there.
     fn would_push_out(&self, bytes: usize, tail_bytes_max: usize) -> bool {
-        // Those that wait for the disk may have memory for as much again.
-        let coming = 2 * (self.pending_bytes + bytes);
+        // Those that wait for the disk have some more memory than they have bytes.
+        let coming = self.pending_bytes + self.pending_bytes / 4 + bytes;
         self.held.is_some_and(|held| held + coming > tail_bytes_max)
     }
 

@@ -38,10 +38,11 @@ impl Tail {
         }
     }
 
-    /// Where the newer half of the memory begins, once more than half of it is in use.
-    pub fn newer_half(&self) -> Option<u64> {
+    /// Where the newer three eighths of the memory begin, once more than half of it is in use.
+    pub fn newer_part(&self) -> Option<u64> {
         let is_half_full = self.bytes * 2 > self.bytes_max;
-        self.groups.get(self.groups.len() / 2).filter(|_| is_half_full).map(|group| group.address)
+        let first = self.groups.len() * 5 / 8;
+        self.groups.get(first).filter(|_| is_half_full).map(|group| group.address)
     }
 
     /// Bytes of the arena that the group which holds `address` and those behind it take.

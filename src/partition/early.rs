@@ -1,7 +1,7 @@
 //! Draining early: what is taken in fast goes from memory into segments, before the journal fills
 //! with it.
 //!
-//!     | ... older half of the tail ... | ... newer half ... | head ►
+//!     | ... older part of the tail ... | ... newer part ... | head ►
 //!       ├── a's records, which are many ──► its segment ┐
 //!       └── b's, c's ... which are few ───► a pack      ┴─ synced ──► checkpoints
 //!
@@ -15,7 +15,7 @@
 //! Invariants
 //!   V1  Only what is wholly in memory is moved early; a partition that lags behind is left to
 //!       `drain`, as is everything while the journal fills slowly.
-//!   V2  The newer half of the memory stays where it is: readers at the end of the log find it.
+//!   V2  The newer part of the memory stays where it is: readers at the end of the log find it.
 //!   V3  A partition gets a file of its own for as much as it gets one for in `drain`, and a pack
 //!       is made only of so much that its partitions' checkpoints are little beside it.
 //!   V4  What is being moved stays in memory until it has been: appenders wait for that.
@@ -43,8 +43,9 @@ const LOOK_SHARE: u64 = 8;
 /// What is kept for less than this, in milliseconds, may be gone before the journal is full.
 const SHORT_MS: i64 = 60_000;
 
-/// The least that a pack is made of, as a share of the tail.
-const PACK_SHARE: u64 = 8;
+/// The least that a pack is made of, in sixteenths of the tail, and of bytes for each partition.
+const PACK_SIXTEENTHS: u64 = 3;
+const PIECE_BYTES_MIN: u64 = 4 << 10;
 /// Partitions that are looked at before others have their turn.
 const SLICE: usize = 256;
 
@@ -127,10 +128,10 @@ fn is_short_lived(config: &TopicConfig, capacity: u64) -> bool {
 }
 
 impl<I: Io> Owner<I> {
-    /// Moves what the listed partitions have in the older half of the memory, a piece of each;
+    /// Moves what the listed partitions have in the older part of the memory, a piece of each;
     /// false if that is too little.
     async fn drain_early(&self) -> io::Result<bool> {
-        let Some(before) = self.journal.older_half_of_tail() else { return Ok(false) };
+        let Some(before) = self.journal.older_part_of_tail() else { return Ok(false) };
         let listed = self.early.listed.take();
         self.store.set_pace(None);
         let outcome = self.move_early(&listed, before).await;
@@ -165,7 +166,8 @@ impl<I: Io> Owner<I> {
             }
             self.io.cede().await;
         }
-        let is_pack = small_bytes >= tail as u64 / PACK_SHARE;
+        let is_pack = small_bytes >= tail as u64 / 16 * PACK_SIXTEENTHS
+            && small_bytes >= small.len() as u64 * PIECE_BYTES_MIN;
         if large.is_empty() && !is_pack {
             return Ok(false);
         }

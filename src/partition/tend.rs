@@ -35,7 +35,7 @@ use crate::segment::{Damage, Pack, Piece, Segment, Unpacking};
 const MERGE_COUNT: usize = 8;
 /// With fewer packs nothing is merged while the journal fills fast: the device is needed for that.
 /// A partition has a segment in each, and all of them in its checkpoint.
-const DEFERRED_MAX: usize = 32;
+const DEFERRED_MAX: usize = 64;
 /// A merge makes nothing larger: it needs as much space again while it goes on.
 const MERGE_BYTES_MAX: u64 = 8 << 30;
 /// The smallest difference of sizes that counts.
