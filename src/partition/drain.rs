@@ -209,7 +209,8 @@ impl<I: Io> Owner<I> {
     /// Whether the oldest file is free for the asking, since all of it was moved early. The fewer
     /// files are in use, the less is written to parts of the device that were never written to.
     fn is_oldest_moved(&self) -> bool {
-        let Some(oldest) = self.journal.oldest().filter(|_| self.early.is_active()) else {
+        let is_active = self.early.is_active(self.io.now());
+        let Some(oldest) = self.journal.oldest().filter(|_| is_active) else {
             return false;
         };
         oldest.mentioned().is_some_and(|known| !self.is_left(&known, oldest.file_end()))

@@ -37,6 +37,8 @@ use crate::io::Io;
 
 /// A journal that would be half full within this time is one that fills fast.
 const SOON: Duration = Duration::from_secs(15);
+/// It counts as one for so long.
+pub(super) const FAST_FOR: Duration = Duration::from_secs(5);
 /// It is looked whenever the journal has grown by this much, and by this share of the tail.
 const LOOK_BYTES_MAX: u64 = 32 << 20;
 const LOOK_SHARE: u64 = 8;
@@ -55,13 +57,13 @@ pub(super) struct Early {
     listed: RefCell<Vec<PartitionId>>,
     /// A partition that was last asked in this round is listed.
     round: Cell<u64>,
-    /// The last look has found the journal to fill fast.
-    active: Cell<bool>,
+    /// When a look has last found the journal to fill fast.
+    seen_fast: Cell<Option<Instant>>,
 }
 
 impl Default for Early {
     fn default() -> Early {
-        Early { listed: RefCell::default(), round: Cell::new(1), active: Cell::new(false) }
+        Early { listed: RefCell::default(), round: Cell::new(1), seen_fast: Cell::new(None) }
     }
 }
 
@@ -73,8 +75,9 @@ impl Early {
         }
     }
 
-    pub(super) fn is_active(&self) -> bool {
-        self.active.get()
+    /// Whether the journal fills fast at `now`. There are no looks while nothing is written.
+    pub(super) fn is_active(&self, now: Instant) -> bool {
+        self.seen_fast.get().is_some_and(|seen| now - seen < FAST_FOR)
     }
 
     fn forget(&self) {
@@ -91,7 +94,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     while let Some(head) = owner.journal.written_to(seen.1 + look_bytes).await {
         let is_fast = is_soon_full(seen, (owner.io.now(), head), capacity);
         seen = (owner.io.now(), head);
-        owner.early.active.set(is_fast);
+        owner.early.seen_fast.set(is_fast.then_some(seen.0));
         if !is_fast {
             owner.early.forget();
             continue;

@@ -25,6 +25,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::early::FAST_FOR;
 use super::scrub::is_current;
 use super::{Log, Owner};
 use crate::base::ids::PartitionId;
@@ -118,8 +119,10 @@ impl<I: Io> Owner<I> {
             self.tend.damaged.borrow_mut().retain(|pack| packs.contains(pack));
             let live = self.live_packs().await;
             self.remove_packs(packs.iter().filter(|pack| !live.contains_key(pack))).await?;
-            if self.early.is_active() && packs.len() < DEFERRED_MAX {
-                return Ok(());
+            if self.early.is_active(self.io.now()) && packs.len() < DEFERRED_MAX {
+                // Nobody says when that is over.
+                self.io.sleep(FAST_FOR).await;
+                continue;
             }
             let Some(chosen) = self.choose(&live).await? else { return Ok(()) };
             self.merge_packs(&chosen).await?;

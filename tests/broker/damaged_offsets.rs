@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use corelog::wire::records::{BatchBuilder, Codec, NewRecord};
 
@@ -62,6 +63,17 @@ impl Compacted {
         let mut compacted =
             Compacted { broker, topic, file: PathBuf::new(), good: Vec::new(), served: Vec::new() };
         await_that("the topic is compacted", || compacted.bytes() < 4_500_000);
+        // One that a stop cuts short leaves a file that nothing is read from.
+        let mut before = Vec::new();
+        await_that("there is nothing more to compact", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let files = segment_files(&compacted.broker);
+            let sizes = files.iter().map(|file| file.metadata().map_or(0, |file| file.len()));
+            let now: Vec<(PathBuf, u64)> = files.iter().cloned().zip(sizes).collect();
+            let rests = now == before;
+            before = now;
+            rests
+        });
         stop(&mut compacted.broker);
         // The files stay as they are from here on.
         compacted.broker.set("log.cleaner.enable", "false");
