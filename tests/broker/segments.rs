@@ -23,6 +23,15 @@ const SMALL_JOURNAL: &[(&str, &str)] = &[
     ("log.retention.check.interval.ms", "100"),
 ];
 
+/// One core whose journal has four files of 32 MiB, and of whose memory little is for recent groups.
+const FOUR_FILES: &[(&str, &str)] = &[
+    ("cores", "0"),
+    ("shards", "1"),
+    ("journal.bytes.max", "134217728"),
+    ("core.memory.bytes", "67108864"),
+    ("log.retention.check.interval.ms", "100"),
+];
+
 /// The segment files of all topics, sorted.
 pub fn segment_files(broker: &Broker) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -119,14 +128,11 @@ fn what_does_not_fit_the_journal_is_kept_in_segments() {
     assert_eq!(read_all(&mut peer, &other, 0), 1);
 }
 
-/// The journal has four files of 32 MiB, of which records begin the second one when they are drained
-/// for want of room: what is in a segment before that came there from memory.
+/// Records begin the second of the four files when they are drained for want of room: what is in a
+/// segment before that came there from memory.
 #[test]
 fn what_comes_fast_is_in_segments_before_the_journal_wants_room() {
-    let mut settings = SMALL_JOURNAL.to_vec();
-    settings[2].1 = "134217728";
-    settings.push(("core.memory.bytes", "67108864"));
-    let mut broker = Broker::start(&settings);
+    let mut broker = Broker::start(FOUR_FILES);
     let topic = fresh("fast");
     let mut peer = Peer::connect(broker.address());
     create(&mut peer, &topic, &[("retention.ms", "-1")]);
@@ -156,10 +162,7 @@ fn what_comes_fast_is_in_segments_before_the_journal_wants_room() {
 #[test]
 fn what_comes_fast_for_many_partitions_is_in_a_pack_before_the_journal_wants_room() {
     const PARTITIONS: i32 = 64;
-    let mut settings = SMALL_JOURNAL.to_vec();
-    settings[2].1 = "134217728";
-    settings.push(("core.memory.bytes", "67108864"));
-    let mut broker = Broker::start(&settings);
+    let mut broker = Broker::start(FOUR_FILES);
     let topic = fresh("fast");
     let mut peer = Peer::connect(broker.address());
     create_with(&mut peer, &topic, PARTITIONS);
