@@ -1,4 +1,4 @@
-"""What Corelog must reach, as a table of ratios that the results answer. Pure.
+"""What Corelog must reach, as tables of ratios that the results answer. Pure.
 
 Each bar divides one figure by another, round by round, and judges the median.
 """
@@ -10,6 +10,7 @@ from .figures import by_round, ratio, spread
 STEADY = (("10,000", "steady-10k"), ("50,000", "steady-50k"))
 TAIL = (("10,000", "end-to-end-10k"), ("50,000", "end-to-end-50k"))
 FLUSH_MS_MAX = 1.0
+WIDTHS = ("wide", "narrow")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Bar:
     condition: tuple | None = None
 
     def text(self):
-        return f"at {'most' if self.is_most else 'least'} {self.limit:g} {self.unit}"
+        bound = "most" if self.is_most else "least"
+        return f"at {bound} {self.limit:g} {self.unit}".rstrip()
 
     def measured(self, results):
         if self.condition:
@@ -92,7 +94,48 @@ BARS = (
     _against_kafka("resident memory, idle", "lifecycle", "idle_rss_mb", 0.1),
 )
 
-# The scenarios that the table needs.
-SCENARIOS = tuple(dict.fromkeys(
-    place[0] for bar in BARS for place in (bar.top, bar.bottom) if place
-))
+
+
+def _storage():
+    for what, scenario, variant, figures in (
+        ("draining", "drain", "draining", ("produce_p99_ms",)),
+        ("a reader of a backlog", "isolation", "reader", ("produce_p99_ms", "e2e_p99_ms")),
+    ):
+        for figure in figures:
+            moved, still = ((scenario, asked, figure) for asked in (f"corelog-{variant}", "corelog"))
+            kind = {"produce_p99_ms": "produce", "e2e_p99_ms": "end-to-end"}[figure]
+            yield Bar(f"{kind} p99 beside {what} / without it", moved, still, 1.2)
+    drift = ("retention", "corelog", "produce_drift")
+    yield Bar("p99 past retention, last third of 30 min / first", drift, None, 1.2)
+    for what, scenario in (
+        ("1 GiB", "recovery-1gib"), ("10 GiB", "recovery-10gib"), ("50 GiB", "recovery-50gib"),
+        ("10,000 partitions", "recovery-10k"), ("1,000,000 partitions", "recovery-1m"),
+    ):
+        crash = (scenario, "corelog", "crash_to_write_ms")
+        yield Bar(f"start to first write after kill -9, {what}", crash, None, 5000, unit="ms")
+    million = ("recovery-1m", "corelog")
+    idle = (*million, "rss_bytes_per_idle_partition")
+    yield Bar("memory of one of a million idle partitions", idle, None, 2048, unit="bytes")
+    metadata = ((*million, "metadata_ms"), (*million, "metadata_alone_ms"))
+    yield Bar("metadata of one topic among 1,000 of a million partitions / alone", *metadata, 1.2)
+    yield Bar("open files with a million partitions", (*million, "open_files"), None, 256, unit="")
+    read = (*million, "read_back")
+    yield Bar("share read back of a million partitions", read, None, 1, False, unit="")
+    wide, narrow = ((f"keyed-single-{one}", "corelog", "produce_per_s") for one in WIDTHS)
+    what = "small batches (one record): 10,000 partitions / one per core"
+    yield Bar(what, wide, narrow, 0.9, is_most=False)
+
+
+# What storage must reach, in the figures of issue "Storage for as long as you want".
+STORAGE = tuple(_storage())
+
+
+def _scenarios(bars):
+    """What a table needs, in its order."""
+    return tuple(dict.fromkeys(
+        place[0] for bar in bars for place in (bar.top, bar.bottom) if place
+    ))
+
+
+SCENARIOS = _scenarios(BARS)
+STORAGE_SCENARIOS = _scenarios(STORAGE)

@@ -166,12 +166,17 @@ class Broker:
             words = self.child.last_words()
             raise RuntimeError(f"{self.recipe.name}: {error}\n{words}") from None
 
-    def restart(self):
-        """Stops it and starts it again on its data, with nothing of that in the page cache."""
+    def restart(self, action=wire.Connection.greet, crash=False):
+        """Stops it, or kills it, and starts it again on its data, with nothing of that in the
+        page cache; how many seconds passed from the start until `action` succeeded."""
+        if crash:
+            self.child.kill()
         self.child.stop()
         drop_from_cache(self.folder)
+        began = time.monotonic()
         self.launch()
-        self.serve(RESTART_SECONDS)
+        self.serve(RESTART_SECONDS, action)
+        return time.monotonic() - began
 
     def create_topic(self, name, partitions):
         """Returns when every partition has a leader."""

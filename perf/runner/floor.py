@@ -16,6 +16,7 @@ from .scenario import words
 from .tool import curve, latency_figures
 
 FLOOR_SECONDS = 9
+RECOVERY_SECONDS = 4
 # Scenarios below this are about whether the runner works.
 SHORT_SECONDS = 5
 PIECE = 1 << 20
@@ -26,6 +27,8 @@ LOOPBACK_SECONDS = 2
 
 def take(scenario, generator, base, folder):
     """The floor for a scenario; nothing where it asks for none."""
+    if scenario.kind == "recovery":
+        return {"figures": recovery_limits(generator, base, folder)}
     if scenario.kind != "load":
         return {"figures": {}}
     if scenario.mode == "consume":
@@ -34,14 +37,26 @@ def take(scenario, generator, base, folder):
     asked = ["floor", "--duration", f"{seconds}s", "--data-dir", base, *same_load(scenario.load)]
     report = generator.ask(asked, folder, seconds)
     floor = report["floor"]
-    figures, curves = {}, {}
-    for name in ("loopback", "flush"):
-        micros = floor[f"{name}_us"]
-        figures |= {f"{name}_p50_ms": micros["p50"] / 1e3, f"{name}_p99_ms": micros["p99"] / 1e3}
+    figures, curves = waits(floor), {}
     if floor.get("paced_us"):
         figures |= latency_figures("produce", floor["paced_us"])
         curves["produce"] = curve(floor["paced_us"])
     return {"figures": figures, "curves": curves, "raw": report}
+
+
+def waits(floor):
+    figures = {}
+    for name in ("loopback", "flush"):
+        micros = floor[f"{name}_us"]
+        figures |= {f"{name}_p50_ms": micros["p50"] / 1e3, f"{name}_p99_ms": micros["p99"] / 1e3}
+    return figures
+
+
+def recovery_limits(generator, base, folder):
+    """What a start after a crash is bound by: reading, and the flush of a first write."""
+    asked = ["floor", "--duration", f"{RECOVERY_SECONDS}s", "--data-dir", base]
+    floor = generator.ask(asked, folder, RECOVERY_SECONDS)["floor"]
+    return waits(floor) | {"device_read_mb_per_s": read_device(base, FILE_PIECES)}
 
 
 def same_load(load):

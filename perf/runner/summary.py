@@ -2,7 +2,7 @@
 scenario. Pure: text from results.
 """
 
-from .bars import BARS
+from .bars import BARS, STORAGE
 from .figures import LABELS, Spread, ratio, spread
 from .scenario import words
 
@@ -17,16 +17,17 @@ def write(results, scenarios, about):
     lines += ["", "Each figure is the median of its rounds (least..most); ratios are formed round "
               "by round. Brokers took turns, each freshly started; the floor was taken before "
               "each round.", ""]
-    lines += reach(results)
+    lines += reach("What it must reach", BARS, results)
+    lines += reach("Storage", STORAGE, results)
     for scenario in scenarios:
         lines += section(scenario, [r for r in results if r["scenario"] == scenario.name])
     return "\n".join(lines).rstrip() + "\n"
 
 
-def reach(results):
-    """The table of bars, if any of them was measured."""
+def reach(title, bars, results):
+    """A table of bars, if any of them was measured."""
     rows = [
-        (bar.figure, bar.text(), bar.measured(results), bar.verdict(results)) for bar in BARS
+        (bar.figure, bar.text(), bar.measured(results), bar.verdict(results)) for bar in bars
     ]
     if not any(measured for _, _, measured, _ in rows):
         return []
@@ -35,7 +36,7 @@ def reach(results):
         for figure, text, measured, verdict in rows
     ]
     head = ("figure", "bar", "measured", "verdict")
-    return ["## What it must reach", "", *markdown(head, table), ""]
+    return [f"## {title}", "", *markdown(head, table), ""]
 
 
 def section(scenario, results):

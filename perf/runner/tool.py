@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .child import Child
-from .scenario import Refused
+from .scenario import Refused, words
 
 # Beyond the time that a load is given: connecting, and the end of what is in flight.
 GRACE_SECONDS = 180
@@ -44,6 +44,7 @@ class CorelogLoad:
     binary: Path
     name: str = "corelog"
     lead_seconds: float = 1
+    runs_beside: bool = True
 
     def check(self, load):
         """It does every load."""
@@ -53,12 +54,30 @@ class CorelogLoad:
         words += ["--duration", f"{seconds}s", "--warm-up", f"{warm_up}s"]
         return outcome_of_corelog(self.ask(words, folder, seconds + warm_up))
 
+    def start(self, load, port, seconds, folder):
+        """A load that nobody waits for: its process."""
+        words = ["load", *load, "--bootstrap", f"127.0.0.1:{port}", "--duration", f"{seconds}s"]
+        return Child([self.binary, *words], folder / "beside.out", folder / "beside.err")
+
     def ask(self, words, folder, seconds):
         """The JSON that the generator writes."""
         report = Path(folder) / "load.json"
         argv = [self.binary, "load", *words, "--json", report]
         finish(argv, folder, seconds + GRACE_SECONDS)
         return json.loads(report.read_text())
+
+
+def fill(tool, scenario, port, folder):
+    """Runs what fills a broker, again and again until it has written enough."""
+    written = 0
+    while True:
+        filled = tool.run(words(scenario.fill), port, scenario.fill_seconds, 0, folder)
+        failed = filled.figures.get("failed_records", 0)
+        if failed:
+            raise RuntimeError(f"{failed} records were lost while filling")
+        written += filled.produced_bytes
+        if written >= scenario.fill_gb * 1e9:
+            return
 
 
 def outcome_of_corelog(report):
@@ -127,6 +146,7 @@ class KafkaTools:
     name: str = "kafka"
     # A Java program that has just begun is slow by itself.
     lead_seconds: float = 10
+    runs_beside: bool = False
 
     def check(self, load):
         """Refuses what it cannot do."""

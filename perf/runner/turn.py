@@ -2,13 +2,21 @@
 
     start ─► fill ─► (restart, cold) ─► warm up ─► [ measured load ] ─► stop, remove
                                                     ^ usage        ^ usage
+                                                   (a load beside it)
 """
 
-from . import lifecycle
+import contextlib
+
+from . import lifecycle, recovery
 from .broker import Broker
 from .child import Usage
 from .scenario import words
-from .tool import Outcome
+from .tool import Outcome, fill
+
+
+BACKLOG_MODES = ("consume", "mixed")
+# A load beside another is stopped; by itself it would end so much later.
+BESIDE_MORE_SECONDS = 30
 
 
 def take(scenario, recipe, tool, base, folder):
@@ -16,13 +24,17 @@ def take(scenario, recipe, tool, base, folder):
     log = folder / f"{recipe.name}.log"
     if scenario.kind == "lifecycle":
         return {"figures": lifecycle.take(scenario, recipe, base, log)}
+    if scenario.kind == "recovery":
+        return {"figures": recovery.take(scenario, recipe, tool, base, folder)}
     with Broker(recipe, base, log, settings=scenario.settings) as broker:
         prepare(scenario, broker, tool, folder)
         before = Usage.of(broker.pid)
         load = words(scenario.load)
         # What reads a backlog would have read it before the measuring began.
-        lead = 0 if scenario.fill else tool.lead_seconds
-        outcome = tool.run(load, broker.port, scenario.seconds, lead, folder)
+        reads_backlog = scenario.fill and scenario.mode in BACKLOG_MODES
+        lead = 0 if reads_backlog else tool.lead_seconds
+        with beside(scenario, broker, tool, lead, folder):
+            outcome = tool.run(load, broker.port, scenario.seconds, lead, folder)
         used = Usage.of(broker.pid).since(before)
     return {
         "figures": outcome.figures | used | per_gigabyte(used, outcome),
@@ -32,32 +44,34 @@ def take(scenario, recipe, tool, base, folder):
     }
 
 
+@contextlib.contextmanager
+def beside(scenario, broker, tool, lead, folder):
+    """The load beside the measured one; it must last as long as that."""
+    if not scenario.beside:
+        yield
+        return
+    seconds = scenario.seconds + lead + BESIDE_MORE_SECONDS
+    child = tool.start(words(scenario.beside), broker.port, seconds, folder)
+    try:
+        yield
+        if not child.is_running():
+            raise RuntimeError(f"the load beside ended before the other:\n{child.last_words()}")
+    finally:
+        child.stop()
+
+
 def prepare(scenario, broker, tool, folder):
     """Everything before the measured load."""
-    for load in filter(None, (scenario.fill, scenario.warm, scenario.load)):
-        for name, partitions in topics(words(load)):
-            broker.create_topic(name, partitions)
+    for name, partitions in scenario.created():
+        broker.create_topic(name, partitions)
     if scenario.fill:
-        fill = tool.run(words(scenario.fill), broker.port, scenario.fill_seconds, 0, folder)
-        failed = fill.figures.get("failed_records", 0)
-        if failed:
-            raise RuntimeError(f"{failed} records were lost while filling")
+        fill(tool, scenario, broker.port, folder)
     if scenario.restart:
         broker.restart()
     # The measured load itself would read the backlog that it is about.
     warm = scenario.warm or ("" if scenario.fill else scenario.load)
     if warm and scenario.warm_up:
         tool.run(words(warm), broker.port, scenario.warm_up, 0, folder)
-
-
-def topics(load):
-    """The topics of a load with their numbers of partitions."""
-    def option(name, otherwise):
-        return load[load.index(name) + 1] if name in load[:-1] else otherwise
-
-    name, count = option("--topic", "load"), int(option("--topics", "1"))
-    names = [name] if count == 1 else [f"{name}-{index}" for index in range(count)]
-    return [(name, int(option("--partitions", "1"))) for name in names]
 
 
 def per_gigabyte(used, outcome: Outcome):

@@ -1,13 +1,16 @@
-"""As much of the Kafka protocol as the runner needs: is a broker there, create a topic, write one
-record. Versions without tagged fields, which every broker since Kafka 2.4 speaks.
+"""As much of the Kafka protocol as the runner needs: is a broker there, create topics, write and
+read a record in each of many partitions. Versions without tagged fields, which every broker since
+Kafka 2.4 speaks.
 """
 
 import socket
 import struct
 import time
 
-PRODUCE, METADATA, API_VERSIONS, CREATE_TOPICS, CREATE_PARTITIONS = 0, 3, 18, 19, 37
-VERSIONS = {PRODUCE: 7, METADATA: 7, API_VERSIONS: 0, CREATE_TOPICS: 4, CREATE_PARTITIONS: 1}
+PRODUCE, FETCH, METADATA, API_VERSIONS, CREATE_TOPICS, CREATE_PARTITIONS = 0, 1, 3, 18, 19, 37
+VERSIONS = {
+    PRODUCE: 7, FETCH: 4, METADATA: 7, API_VERSIONS: 0, CREATE_TOPICS: 4, CREATE_PARTITIONS: 1,
+}
 TOPIC_ALREADY_EXISTS = 36
 INVALID_PARTITIONS = 37
 # What a broker says while it starts, or while a topic appears: unknown topic, no leader, not the
@@ -15,6 +18,7 @@ INVALID_PARTITIONS = 37
 PASSING = {3, 5, 6, 7, 8, 14, 15, 16, 41, 56}
 # Kafka's controller refuses more in one request.
 PARTITIONS_PER_REQUEST = 5000
+READ_BYTES_MAX = 1 << 16
 ANSWER_SECONDS = 120
 RETRY_SECONDS = 0.001
 # Metadata of many partitions is work for both sides.
@@ -79,14 +83,19 @@ class Connection:
             raise NotYet(f"{led} of {partitions} partitions have a leader")
 
     def _create(self, name, partitions):
-        topic = text(name) + struct.pack(">ihii", partitions, 1, 0, 0)
-        request = struct.pack(">i", 1) + topic + struct.pack(">i?", ANSWER_SECONDS * 1000, False)
-        answer = self.ask(CREATE_TOPICS, request)
+        self.create_topics([name], partitions)
+
+    def create_topics(self, names, partitions):
+        """Creates in one request those of the topics that are missing."""
+        made = [text(name) + struct.pack(">ihii", partitions, 1, 0, 0) for name in names]
+        request = struct.pack(">i", len(made)) + b"".join(made)
+        answer = self.ask(CREATE_TOPICS, request + struct.pack(">i?", ANSWER_SECONDS * 1000, False))
         answer.number("i")  # throttle time
-        answer.number("i")  # one topic
-        answer.text()
-        code = answer.number("h")
-        judge("CreateTopics", 0 if code == TOPIC_ALREADY_EXISTS else code, answer)
+        for _ in range(answer.number("i")):
+            answer.text()
+            code = answer.number("h")
+            judge("CreateTopics", 0 if code == TOPIC_ALREADY_EXISTS else code, answer)
+            answer.text()
 
     def _grow(self, name, partitions):
         topic = text(name) + struct.pack(">ii", partitions, -1)
@@ -118,13 +127,35 @@ class Connection:
 
     def write(self, topic, partition, value):
         """Writes one record, acknowledged by all."""
-        batch = record_batch(value)
-        place = struct.pack(">ii", partition, len(batch)) + batch
+        self.write_each(topic, {partition: value})
+
+    def write_each(self, topic, values):
+        """Writes a record into each partition that `values` has, acknowledged by all."""
+        body = bytearray(struct.pack(">hhi", -1, -1, ANSWER_SECONDS * 1000))
+        body += struct.pack(">i", 1) + text(topic) + struct.pack(">i", len(values))
+        for partition, value in values.items():
+            batch = record_batch(value)
+            body += struct.pack(">ii", partition, len(batch)) + batch
+        answer = self.ask(PRODUCE, bytes(body))
+        answer.number("i"), answer.text()
+        for _ in range(answer.number("i")):
+            answer.number("i")
+            judge("Produce", answer.number("h"))
+            answer.skip(24)  # offset, time, log start
+
+    def read(self, topic, partition):
+        """What a partition holds from offset 0 on, as bytes of record batches."""
+        head = struct.pack(">iiiib", -1, 0, 1, READ_BYTES_MAX, 0)
+        place = struct.pack(">iqi", partition, 0, READ_BYTES_MAX)
         topics = struct.pack(">i", 1) + text(topic) + struct.pack(">i", 1) + place
-        answer = self.ask(PRODUCE, struct.pack(">hhi", -1, -1, ANSWER_SECONDS * 1000) + topics)
-        answer.number("i"), answer.text(), answer.number("i"), answer.number("i")
-        code = answer.number("h")
-        judge("Produce", code)
+        answer = self.ask(FETCH, head + topics)
+        answer.skip(8)  # throttle time, one topic
+        answer.text()
+        answer.skip(8)  # one partition, which
+        judge("Fetch", answer.number("h"))
+        answer.skip(16)  # high watermark, last stable offset
+        answer.skip(16 * max(0, answer.number("i")))  # aborted transactions
+        return answer.take(max(0, answer.number("i")))
 
 
 def judge(what, code, answer=None):
@@ -148,10 +179,14 @@ class Cursor:
 
     def text(self):
         length = self.number("h")
-        if length < 0:
-            return None
+        return None if length < 0 else self.take(length).decode()
+
+    def take(self, length):
+        self.skip(length)
+        return self.data[self.at - length : self.at]
+
+    def skip(self, length):
         self.at += length
-        return self.data[self.at - length : self.at].decode()
 
 
 def persist(port, action, seconds, is_running=lambda: True, pause=RETRY_SECONDS):

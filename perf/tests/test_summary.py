@@ -62,6 +62,17 @@ class Bars(unittest.TestCase):
         rates[0]["figures"]["produce_per_s"] = 19.0
         self.assertEqual(bar.verdict(rates), "missed")
 
+    def test_a_variant_is_judged_against_the_scenario_itself(self):
+        bar = next(bar for bar in bars.STORAGE if "draining" in bar.figure)
+        found = [{"scenario": "drain", "round": 1, "asked": asked,
+                  "figures": {"produce_p99_ms": value}}
+                 for asked, value in (("corelog", 1.0), ("corelog-draining", 1.1))]
+        self.assertEqual(bar.verdict(found), "met")
+        found[1]["figures"]["produce_p99_ms"] = 1.3
+        self.assertEqual(bar.verdict(found), "missed")
+        self.assertIn("corelog / corelog-draining", summary.write(
+            found, [scenario.judged("drain", {"question": "?", "load": "produce"})], {}))
+
     def test_rounds_with_a_slow_floor_do_not_count(self):
         bar = self.bar("end-to-end p99 at 10,000")
         found = [{"scenario": "end-to-end-10k", "round": number, "asked": asked,
