@@ -84,13 +84,14 @@ struct Output {
 /// Compacts what is dirty enough, the dirtiest first, and looks again after
 /// `log.cleaner.backoff.ms`.
 pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
+    // A compaction may have been cut short before that was turned off.
+    owner.remove_strays().await;
     let config = owner.shared.config().clone();
     if !config.bool("log.cleaner.enable") {
         return;
     }
     let millis = u64::try_from(config.int("log.cleaner.backoff.ms")).unwrap_or(u64::MAX);
     let mut avoided: BTreeMap<PartitionId, Instant> = BTreeMap::new();
-    owner.remove_strays().await;
     while !owner.is_ending() {
         let now = owner.io.now();
         avoided.retain(|_, until| *until > now);
