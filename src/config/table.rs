@@ -458,6 +458,15 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
+        "storage.hang.timeout.ms",
+        Int(1000, I32),
+        "30000",
+        Honoured,
+        "A data directory whose disk does not answer a write, a flush or a read for this long is \
+         taken out of use, if the node has others; otherwise the log says so.",
+    ),
+    row(
+        Broker,
         "storage.scrub.bytes.per.second",
         Int(0, 1 << 40),
         "8388608",

@@ -61,6 +61,8 @@ pub struct ReadPace<I: Io> {
     writes: Arc<Writes>,
     turn: Mutex<()>,
     next: Cell<Instant>,
+    /// When the read that is under way began.
+    since: Cell<Option<Instant>>,
     /// The last read met a write.
     is_met: Cell<bool>,
     growth: Cell<Growth>,
@@ -74,13 +76,28 @@ struct Growth {
     rate: f64,
 }
 
+/// A read that may be given up while it waits.
+struct UnderWay<'a>(&'a Cell<Option<Instant>>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
+
 impl<I: Io> ReadPace<I> {
     pub fn new(io: I, writes: Arc<Writes>) -> Self {
         let at = io.now();
         let bytes = writes.bytes.load(Ordering::Relaxed);
         let growth = Cell::new(Growth { at, bytes, rate: 0.0 });
         let (next, is_met) = (Cell::new(at), Cell::new(false));
-        ReadPace { io, writes, turn: Mutex::new(()), next, is_met, growth }
+        let since = Cell::new(None);
+        ReadPace { io, writes, turn: Mutex::new(()), next, since, is_met, growth }
+    }
+
+    /// Since when the disk has not answered a read.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.since.get()
     }
 
     /// The most to read at a time.
@@ -101,7 +118,10 @@ impl<I: Io> ReadPace<I> {
         }
         let (before, began) = (self.begun(), self.io.now());
         let is_beside = self.writes.under_way.load(Ordering::Relaxed) > 0;
+        self.since.set(Some(began));
+        let under_way = UnderWay(&self.since);
         let outcome = read.await;
+        drop(under_way);
         let now = self.io.now();
         self.is_met.set(is_beside || self.begun() != before);
         if self.is_met.get() {

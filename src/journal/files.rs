@@ -197,7 +197,11 @@ enum Step {
 pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
     loop {
         let step = plan(&inner);
-        inner.state.borrow_mut().preparing = !matches!(step, Step::Full | Step::Wait | Step::End);
+        {
+            let mut state = inner.state.borrow_mut();
+            state.preparing = !matches!(step, Step::Full | Step::Wait | Step::End);
+            state.prepare_since = state.preparing.then(|| inner.io.now());
+        }
         let outcome = match step {
             Step::End => return,
             Step::Wait => {
@@ -367,6 +371,7 @@ async fn extend_calmly<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io:
         while at < to && inner.state.borrow().is_calm() {
             let chunk = usize::try_from(to - at).unwrap_or(usize::MAX).min(CALM_CHUNK_BYTES);
             let began = inner.io.now();
+            inner.state.borrow_mut().prepare_since = Some(began);
             file.write_at(at, zeros.slice(..chunk), Durability::Written).await?;
             at += chunk as u64;
             inner.io.sleep((inner.io.now() - began) * CALM_REST).await;
@@ -488,6 +493,7 @@ impl<I: Io> State<I> {
     /// The files' task has done a step; whoever closes the journal may wait for it.
     fn prepared(&mut self) {
         self.preparing = false;
+        self.prepare_since = None;
         if self.closing {
             self.wake_watchers();
         }

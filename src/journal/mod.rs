@@ -55,6 +55,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::buffer::Arena;
+use crate::base::time::Instant;
 use crate::io::Io;
 use crate::io::pace::Writes;
 
@@ -265,6 +266,13 @@ struct State<I: Io> {
     written: Mark,
     /// The last group that survives a power loss; behind `written` in mode `replicated`.
     flushed: Mark,
+    /// Since when a group's write, a flush beside it, and a step of the files' task have not
+    /// returned.
+    write_since: Option<Instant>,
+    flush_since: Option<Instant>,
+    prepare_since: Option<Instant>,
+    /// Nobody waits for them any more.
+    is_abandoned: bool,
     poisoned: Option<Poisoned>,
     flush_failed: bool,
     closing: bool,
@@ -347,6 +355,19 @@ impl<I: Io> Journal<I> {
     pub fn count_in(&self, writes: Arc<Writes>) {
         // A journal has one owner, who says it once.
         let _ = self.inner.writes.set(writes);
+    }
+
+    /// Since when the disk has not answered a write or a flush.
+    pub fn waits_since(&self) -> Option<Instant> {
+        let state = self.inner.state.borrow();
+        [state.write_since, state.flush_since, state.prepare_since].into_iter().flatten().min()
+    }
+
+    /// As `fail`, where the disk does not even answer: `close` does not wait for it either.
+    pub fn abandon(&self, why: &str) {
+        let mut state = self.inner.state.borrow_mut();
+        state.is_abandoned = true;
+        state.end_by(why);
     }
 
     /// Waits, first come first served, until an entry of `bytes` can be appended.
@@ -443,6 +464,11 @@ impl<I: Io> Journal<I> {
     pub fn is_closed(&self) -> bool {
         let state = self.inner.state.borrow();
         state.closed && state.poisoned.is_none()
+    }
+
+    /// Whether nothing is under way any more that `close` would wait for.
+    pub fn has_ended(&self) -> bool {
+        self.inner.state.borrow().has_ended()
     }
 
     /// Why the journal takes nothing any more, if a write or a flush has failed.
@@ -582,12 +608,13 @@ impl<I: Io> Journal<I> {
         (state.files.in_use() * self.inner.settings.file_bytes, self.inner.settings.bytes_max)
     }
 
-    /// Makes what is appended durable, flushes, and ends the journal's tasks.
+    /// Makes what is appended durable, flushes, and ends the journal's tasks, unless it was
+    /// abandoned.
     pub async fn close(&self) {
         self.inner.state.borrow_mut().close();
         poll_fn(|context| {
             let mut state = self.inner.state.borrow_mut();
-            if state.closed && !state.preparing {
+            if state.has_ended() {
                 return Poll::Ready(());
             }
             state.watch(context.waker());
@@ -616,6 +643,10 @@ impl<I: Io> Inner<I> {
             durable: Position(recovered.next_sequence - 1),
             written: reached,
             flushed: reached,
+            write_since: None,
+            flush_since: None,
+            prepare_since: None,
+            is_abandoned: false,
             poisoned: None,
             flush_failed: false,
             closing: false,
@@ -695,6 +726,10 @@ impl<I: Io> State<I> {
         self.wake_watchers();
         self.wake_writer();
         self.wake_preparer();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.is_abandoned || (self.closed && !self.preparing)
     }
 
     fn close(&mut self) {

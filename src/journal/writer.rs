@@ -77,9 +77,11 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
     let at = group.address % file_bytes;
     let writes = inner.writes.get();
     writes.inspect(|writes| writes.begin());
+    inner.state.borrow_mut().write_since = Some(inner.io.now());
     let outcome = file.write_at(at, group.bytes.clone(), durability).await;
     writes.inspect(|writes| writes.end(group.bytes.len()));
     let mut state = inner.state.borrow_mut();
+    state.write_since = None;
     if let Err(error) = outcome {
         state.poison("write", &error);
         return false;
@@ -127,15 +129,18 @@ async fn flush<I: Io>(inner: &Rc<Inner<I>>) -> bool {
         let numbers = state.flushed.end / file_bytes..=state.written.end / file_bytes;
         (state.written, numbers.filter_map(|number| state.files.get(number)).collect::<Vec<_>>())
     };
+    inner.state.borrow_mut().flush_since = Some(inner.io.now());
     for file in files {
         if let Err(error) = file.sync().await {
             let mut state = inner.state.borrow_mut();
+            state.flush_since = None;
             state.flush_failed = true;
             state.poison("flush", &error);
             return false;
         }
     }
     let mut state = inner.state.borrow_mut();
+    state.flush_since = None;
     // Another flush may have come further meanwhile.
     if through.sequence > state.flushed.sequence {
         state.flushed = through;

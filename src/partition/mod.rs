@@ -180,6 +180,7 @@ impl<I: Io> Owner<I> {
         if owner.shared.directories().count() > 1 {
             io.spawn("directory", offline::run(owner.clone()));
         }
+        io.spawn("disk watch", offline::watch(owner.clone()));
         owner.look_at_space();
         io.spawn("settle", settle::run(owner.clone()));
         io.spawn("reserve", reserve::run(owner.clone()));

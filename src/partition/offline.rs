@@ -4,26 +4,34 @@
 //!     a write or flush fails ─► the journal is poisoned ─┐         ┌► journals of its other cores
 //!     a read fails, and so does a write that tries it ───┴► failed ┴► waiting fetches: an answer
 //!
-//! Lives on: every core, one task, which sleeps until then.
+//! Lives on: every core, one task, which sleeps until then, and one that looks now and then.
 //!
 //! Invariants
 //!   X1  A failed directory's journals are all poisoned: what holds for one whose write has failed
 //!       holds for every core of the directory, whoever noticed it.
 //!   X2  One bad place is not a bad disk: a read that fails takes a directory out of use only if
 //!       nothing can be written to it either.
+//!   X3  A disk that does not answer is as bad as one that fails, after a time: a directory in
+//!       which the journal, or a reader of a backlog, waits longer is taken out of use. Where there
+//!       is no other, that is told, and what waits goes on waiting.
 
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Owner;
 use crate::base::buffer::Arena;
+use crate::base::time::Instant;
 use crate::io::{BLOCK_BYTES, Durability, File, Io, OpenHow};
 use crate::wire::error::ErrorCode;
 
 /// What is written to see whether anything can be, in a core's folder.
 const TRIAL: &str = "trial";
+
+/// How often it is looked whether the disk answers, in the time that it is given.
+const LOOKS: u32 = 8;
 
 /// Waits for the failure of the core's directory.
 pub(super) async fn run<I: Io>(owner: Rc<Owner<I>>) {
@@ -36,7 +44,46 @@ pub(super) async fn run<I: Io>(owner: Rc<Owner<I>>) {
     }
 }
 
+/// Looks whether the disk answers (X3).
+pub(super) async fn watch<I: Io>(owner: Rc<Owner<I>>) {
+    let limit = owner.shared.config().int("storage.hang.timeout.ms");
+    let limit = Duration::from_millis(u64::try_from(limit).unwrap_or(u64::MAX));
+    let is_alone = owner.shared.directories().count() == 1;
+    let (mut waits, mut looks) = (None, 0);
+    // A journal that has failed, or is being closed, is waited for as well.
+    while !owner.journal.has_ended() {
+        owner.io.sleep(limit / LOOKS).await;
+        let since = owner.waits_since();
+        if since != waits && looks >= LOOKS && is_alone {
+            tracing::info!("the disk of {} answers again", owner.journal.directory().display());
+        }
+        // Each look counts once: a node that stood still itself has seen nothing meanwhile.
+        looks = if since.is_some() && since == waits { looks + 1 } else { 0 };
+        waits = since;
+        if looks != LOOKS {
+            continue;
+        }
+        let why = format!("its disk has not answered for {limit:?}");
+        if is_alone {
+            tracing::error!(
+                "nothing goes on in {}: {why}; what was written waits for it and is not \
+                 acknowledged. See to the disk; the node goes on by itself if it answers",
+                owner.journal.directory().display()
+            );
+        } else {
+            owner.give_up_directory(&why);
+            owner.journal.abandon(&why);
+        }
+    }
+}
+
 impl<I: Io> Owner<I> {
+    /// Since when the disk has not answered.
+    fn waits_since(&self) -> Option<Instant> {
+        let read = self.read_pace.waits_since();
+        self.journal.waits_since().into_iter().chain(read).min()
+    }
+
     /// Whether the core's directory has failed.
     pub fn is_offline(&self) -> bool {
         self.shared.directories().is_offline(self.core())

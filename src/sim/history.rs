@@ -61,6 +61,7 @@ met! {
     /// Lives in which a data directory failed for good, and checks meanwhile that the others went
     /// on.
     dead_directories,
+    hung_directories,
     others_checked,
     /// Starts that a fault of the disk prevented.
     failed_starts,

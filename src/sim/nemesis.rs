@@ -67,7 +67,8 @@ fn rest(world: &World) {
 }
 
 /// A life in which a data directory fails for good: before the node starts, unless it is the first,
-/// or while it runs. The others go on, and the next life finds it whole again.
+/// or while it runs, when it may also just not answer any more. The others go on, and the next life
+/// finds it whole again.
 fn lose_directory(world: &World, server: &Server, stage: &Rc<Stage>) {
     let layout = server.layout();
     server.set_layout(layout.shards, layout.places.len());
@@ -78,15 +79,25 @@ fn lose_directory(world: &World, server: &Server, stage: &Rc<Stage>) {
     let started = server.await_ready(world);
     started.unwrap_or_else(|why| panic!("the node does not start without directory {lost}: {why}"));
     rest(world);
-    server.set_dead(lost, true);
-    stage.history().met.dead_directories += 1;
+    let hangs = !is_early && world.below(2) == 0;
+    if hangs {
+        server.set_hung(lost, true);
+        stage.history().met.hung_directories += 1;
+    } else {
+        server.set_dead(lost, true);
+        stage.history().met.dead_directories += 1;
+    }
     rest(world);
     if layout.places.len() > 1 {
         others::check(world, stage, &layout, lost);
+    } else {
+        // Everything waits for the only one, also the node's end.
+        server.set_hung(lost, false);
     }
     rest(world);
     end(world, server, stage);
     server.set_dead(lost, false);
+    server.set_hung(lost, false);
 }
 
 fn fault(world: &World, server: &Server, stage: &Rc<Stage>) {

@@ -33,6 +33,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("group.initial.rebalance.delay.ms", "5"),
     ("group.min.session.timeout.ms", "50"),
     ("log.cleaner.backoff.ms", "5"),
+    ("storage.hang.timeout.ms", "1000"),
 ];
 const STOP_TIME: Duration = Duration::from_secs(5);
 
@@ -148,6 +149,11 @@ impl Server {
     /// Has a data directory fail for good, or be whole again.
     pub fn set_dead(&self, directory: usize, is_dead: bool) {
         self.disk().set_dead(Path::new(DATA[directory]), is_dead);
+    }
+
+    /// Has a data directory hang, or answer again.
+    pub fn set_hung(&self, directory: usize, is_hung: bool) {
+        self.disk().set_hung(Path::new(DATA[directory]), is_hung);
     }
 
     pub fn set_clock_skew(&self, millis: i64) {

@@ -40,6 +40,9 @@ pub struct Disk {
 /// way reaches the disk (`EXT4_IOC_SHUTDOWN`, `EXT4_GOING_FLAGS_NOLOGFLUSH`).
 const SHUTDOWN: libc::Ioctl = 0x8004_587d;
 const AT_ONCE: u32 = 2;
+/// Those by which a file system keeps writers waiting, and lets them go on (`FIFREEZE`, `FITHAW`).
+const FREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
+const THAW: libc::Ioctl = 0xc004_5878_u32 as libc::Ioctl;
 
 impl Disk {
     /// `None`, and a word why, where it cannot be mounted.
@@ -72,10 +75,26 @@ impl Disk {
 
     /// Every read and write fails from here on, as those of a disk that is gone.
     pub fn fail(&self) {
-        let root = fs::File::open(self.path()).expect("it is mounted");
+        self.control(SHUTDOWN, AT_ONCE).expect("it fails");
+    }
+
+    /// No write returns from here on, as on a disk that hangs.
+    pub fn hang(&self) {
+        self.control(FREEZE, 0).expect("it hangs");
+    }
+
+    /// Writes return again, also those that have waited.
+    pub fn answer(&self) {
+        self.control(THAW, 0).expect("it answers");
+    }
+
+    fn control(&self, what: libc::Ioctl, argument: u32) -> std::io::Result<()> {
+        let root = fs::File::open(self.path())?;
         // SAFETY: the descriptor is open, and the argument is read only.
-        let outcome = unsafe { libc::ioctl(root.as_raw_fd(), SHUTDOWN, &AT_ONCE) };
-        assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+        match unsafe { libc::ioctl(root.as_raw_fd(), what, &argument) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
     }
 
     /// Takes it away: an empty folder is left. Nobody may have a file of it open.
@@ -117,6 +136,8 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // A test that failed may have left it hanging.
+        let _ = self.control(THAW, 0);
         // Where it was never mounted this says so, and there is nothing to do.
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }

@@ -261,6 +261,69 @@ fn a_failed_directory_takes_only_its_own_partitions_offline() {
     broker.kill();
 }
 
+/// A disk that answers nothing, not even with an error, counts as failed after a time.
+#[test]
+fn a_directory_whose_disk_hangs_is_taken_out_of_use() {
+    let (Some(one), Some(two)) = (Disk::of(200, 4096), Disk::of(200, 4096)) else { return };
+    let directories = [one.path().join("data"), two.path().join("data")];
+    let settings = [&TWO_SHARDS[..], &[("storage.hang.timeout.ms", "1000")]].concat();
+    let mut broker = Broker::start_across(&directories, &settings);
+    let topic = fresh("spread");
+    create_topic(&broker.bootstrap(), &topic, PARTITIONS);
+    let mut peer = Peer::connect(broker.address());
+    (0..5).for_each(|_| assert_eq!(write_all(&mut peer, &topic), BTreeSet::new()));
+    (0..GROUPS).for_each(|number| drop(share(&mut peer, &topic, number)));
+    two.hang();
+    // The first write waits as long as the disk is given, and is answered.
+    let offline = write_all(&mut peer, &topic);
+    let place = directories[1].display();
+    broker.await_log(&format!("{place} has failed (its disk has not answered for 1s)"));
+    assert_eq!(assert_half_is_served(&broker, &topic), offline);
+    // The node waits for it no longer at its end; the kernel does, for what it was asked to write.
+    broker.signal("TERM");
+    await_that("core 0 has ended", || !threads(broker.pid()).contains("core-0"));
+    two.answer();
+    assert!(broker.ended().success());
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    let order: Vec<i32> = (0..PARTITIONS).collect();
+    all_are_read(&mut peer, &topic, &order);
+    (0..GROUPS).for_each(|number| assert_committed(&mut peer, &topic, number));
+    assert_eq!(write_all(&mut peer, &topic), BTreeSet::new());
+    broker.kill();
+}
+
+/// The names of a process's threads.
+fn threads(pid: u32) -> BTreeSet<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    names.map(|name| name.trim().to_string()).collect()
+}
+
+/// One that has no other directory says so, and goes on by itself.
+#[test]
+fn the_only_disk_may_hang_for_a_while() {
+    let Some(disk) = Disk::of(200, 4096) else { return };
+    let settings = [&TWO_SHARDS[..], &[("storage.hang.timeout.ms", "1000")]].concat();
+    let mut broker = Broker::start_across(&[disk.path().join("data")], &settings);
+    let topic = fresh("spread");
+    create_topic(&broker.bootstrap(), &topic, PARTITIONS);
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(write_all(&mut peer, &topic), BTreeSet::new());
+    disk.hang();
+    let parts: Vec<_> = (0..PARTITIONS).map(|partition| (partition, 100)).collect();
+    peer.send(&produce_many(&topic, &parts));
+    broker.await_log("its disk has not answered for 1s");
+    assert_eq!(peer.receive(Duration::from_millis(500)), Came::Nothing);
+    disk.answer();
+    let Came::Answer(answer) = peer.receive(Duration::from_secs(20)) else {
+        panic!("what waited for the disk is not answered")
+    };
+    assert!(written(&answer[4..]).iter().all(|(_, code, _)| *code == 0));
+    broker.await_log("answers again");
+    broker.kill();
+}
+
 /// Nobody writes: reads alone find out, and one bad file does not.
 #[test]
 fn reads_find_out_that_a_disk_is_gone() {

@@ -6,7 +6,8 @@
 //! Invariants
 //!   K1  An operation takes effect at most once: at its completion or at a crash.
 //!   K2  The files' lengths together never grow beyond the space.
-//!   K3  On a dead file system every operation fails; what a write leaves there is up to chance.
+//!   K3  On a dead file system every operation fails; what a write leaves there is up to chance. On
+//!       one that hangs none completes before it answers again.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -98,9 +99,14 @@ pub struct Disk {
     space: Option<u64>,
     /// File systems that have died, by their top folders.
     dead: BTreeSet<OsString>,
+    /// Those that hang.
+    hung: BTreeSet<OsString>,
     /// Says that it has flushed, and has not.
     lies: bool,
 }
+
+/// How often an operation looks whether its file system answers again, in nanoseconds.
+const HUNG_PAUSE: u64 = 5_000_000;
 
 /// Submits an operation and returns its answer.
 pub async fn perform(
@@ -132,7 +138,13 @@ pub async fn perform(
 
 fn complete(inner: &Rc<Inner>, disk: &Rc<RefCell<Disk>>, number: u64) {
     let (answer, slot) = {
+        let same = disk.clone();
         let mut disk = disk.borrow_mut();
+        let Some(underway) = disk.underway.get(&number) else { return };
+        if disk.hung.contains(&underway.operation.file_system()) {
+            inner.agenda.after(HUNG_PAUSE, move |inner| complete(inner, &same, number));
+            return;
+        }
         let Some(underway) = disk.underway.remove(&number) else { return };
         inner.note(underway.operation.trace());
         (disk.execute(underway.operation, &inner.chance), underway.slot)
@@ -554,6 +566,15 @@ impl Disk {
             self.dead.insert(name);
         } else {
             self.dead.remove(&name);
+        }
+    }
+
+    pub fn set_hung(&mut self, path: &Path, is_hung: bool) {
+        let name = file_system(path);
+        if is_hung {
+            self.hung.insert(name);
+        } else {
+            self.hung.remove(&name);
         }
     }
 

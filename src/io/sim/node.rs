@@ -149,6 +149,11 @@ impl DiskControl {
         self.disk.borrow_mut().set_dead(path, is_dead);
     }
 
+    /// Has no operation that touches the file system of `path` complete, or those that begin later.
+    pub fn set_hung(&self, path: &Path, is_hung: bool) {
+        self.disk.borrow_mut().set_hung(path, is_hung);
+    }
+
     /// From here on nothing is durable, whatever the disk answers.
     pub fn lie_about_flushes(&self) {
         self.disk.borrow_mut().set_lying();
