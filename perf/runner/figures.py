@@ -54,6 +54,7 @@ LABELS = {
     "flush_p99_ms": "write and flush p99, ms",
     "device_read_mb_per_s": "device, direct reads, MB/s",
     "loopback_mb_per_s": "loopback, MB/s",
+    "device_to_loopback_mb_per_s": "direct reads that are sent on by loopback, MB/s",
 }
 
 

@@ -5,6 +5,7 @@ records from loopback, writes and flushes all that has arrived as one group, and
 cold read is as fast as the device or loopback, whichever is slower.
 """
 
+import contextlib
 import mmap
 import os
 import socket
@@ -67,35 +68,63 @@ def same_load(load):
 
 
 def read_limits(base, small):
-    device, loopback = read_device(base, FILE_PIECES // (16 if small else 1)), pass_through()
+    pieces = FILE_PIECES // (16 if small else 1)
+    device, loopback = read_device(base, pieces), pass_through()
     return {
         "device_read_mb_per_s": device,
         "loopback_mb_per_s": loopback,
+        "device_to_loopback_mb_per_s": read_device(base, pieces, sends=True),
         "consume_mb_per_s": min(device, loopback),
     }
 
 
-def read_device(base, pieces):
-    """MB/s of direct reads by several threads, of a file that was just written."""
+def read_device(base, pieces, sends=False):
+    """MB/s of direct reads by several threads, of a file that was just written; of such that each
+    send what they read to another process, if wanted, and do nothing else with it."""
     with tempfile.NamedTemporaryFile(dir=base, prefix="floor-") as file:
         for _ in range(pieces):
             file.write(os.urandom(PIECE))
         file.flush()
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        began = time.monotonic()
-        readers = [
-            threading.Thread(target=_read_every, args=(file.name, first, pieces))
-            for first in range(READERS)
-        ]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
-        return pieces * PIECE / 1e6 / (time.monotonic() - began)
+        with contextlib.ExitStack() as stack:
+            use = [stack.enter_context(_drain()) if sends else len for _ in range(READERS)]
+            began = time.monotonic()
+            readers = [
+                threading.Thread(target=_read_every, args=(file.name, first, pieces, use[first]))
+                for first in range(READERS)
+            ]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            return pieces * PIECE / 1e6 / (time.monotonic() - began)
 
 
-def _read_every(path, first, pieces):
+@contextlib.contextmanager
+def _drain():
+    """Sends to a process of its own, which takes it from loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taker = os.fork()
+        if taker == 0:
+            _take(server.getsockname())
+        with server.accept()[0] as connection:
+            yield connection.sendall
+        os.waitpid(taker, 0)
+
+
+def _take(address):
+    """In a process of its own: takes what comes, and ends with it."""
+    try:
+        with socket.create_connection(address) as connection:
+            room = bytearray(PIECE)
+            while connection.recv_into(room):
+                pass
+    finally:
+        os._exit(0)
+
+
+def _read_every(path, first, pieces, use):
     """Reads each fourth piece, past the page cache where the file system allows it."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_DIRECT)
@@ -105,6 +134,7 @@ def _read_every(path, first, pieces):
         with mmap.mmap(-1, PIECE) as room:
             for at in range(first, pieces, READERS):
                 os.preadv(file, [room], at * PIECE)
+                use(room)
     finally:
         os.close(file)
 
