@@ -78,14 +78,11 @@ impl Disk {
         self.control(SHUTDOWN, AT_ONCE).expect("it fails");
     }
 
-    /// No write returns from here on, as on a disk that hangs.
-    pub fn hang(&self) {
+    /// No write returns, as on a disk that hangs, until what this gives is dropped. A process that
+    /// has writes waiting does not end before.
+    pub fn hang(&self) -> Hanging<'_> {
         self.control(FREEZE, 0).expect("it hangs");
-    }
-
-    /// Writes return again, also those that have waited.
-    pub fn answer(&self) {
-        self.control(THAW, 0).expect("it answers");
+        Hanging(self)
     }
 
     fn control(&self, what: libc::Ioctl, argument: u32) -> std::io::Result<()> {
@@ -134,10 +131,18 @@ impl Disk {
     }
 }
 
+/// See `Disk::hang`.
+pub struct Hanging<'a>(&'a Disk);
+
+impl Drop for Hanging<'_> {
+    fn drop(&mut self) {
+        // What went wrong before is what a test that fails is to tell.
+        let _ = self.0.control(THAW, 0);
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A test that failed may have left it hanging.
-        let _ = self.control(THAW, 0);
         // Where it was never mounted this says so, and there is nothing to do.
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }

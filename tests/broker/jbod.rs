@@ -273,7 +273,7 @@ fn a_directory_whose_disk_hangs_is_taken_out_of_use() {
     let mut peer = Peer::connect(broker.address());
     (0..5).for_each(|_| assert_eq!(write_all(&mut peer, &topic), BTreeSet::new()));
     (0..GROUPS).for_each(|number| drop(share(&mut peer, &topic, number)));
-    two.hang();
+    let hanging = two.hang();
     // The first write waits as long as the disk is given, and is answered.
     let offline = write_all(&mut peer, &topic);
     let place = directories[1].display();
@@ -282,7 +282,7 @@ fn a_directory_whose_disk_hangs_is_taken_out_of_use() {
     // The node waits for it no longer at its end; the kernel does, for what it was asked to write.
     broker.signal("TERM");
     await_that("core 0 has ended", || !threads(broker.pid()).contains("core-0"));
-    two.answer();
+    drop(hanging);
     assert!(broker.ended().success());
     broker.launch();
     let mut peer = Peer::connect(broker.address());
@@ -310,12 +310,12 @@ fn the_only_disk_may_hang_for_a_while() {
     create_topic(&broker.bootstrap(), &topic, PARTITIONS);
     let mut peer = Peer::connect(broker.address());
     assert_eq!(write_all(&mut peer, &topic), BTreeSet::new());
-    disk.hang();
+    let hanging = disk.hang();
     let parts: Vec<_> = (0..PARTITIONS).map(|partition| (partition, 100)).collect();
     peer.send(&produce_many(&topic, &parts));
     broker.await_log("its disk has not answered for 1s");
     assert_eq!(peer.receive(Duration::from_millis(500)), Came::Nothing);
-    disk.answer();
+    drop(hanging);
     let Came::Answer(answer) = peer.receive(Duration::from_secs(20)) else {
         panic!("what waited for the disk is not answered")
     };
