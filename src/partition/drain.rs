@@ -33,7 +33,6 @@ use super::checkpoint::Checkpoint;
 use super::pack::Small;
 use super::{Extent, Log, Owner, PartitionLog};
 use crate::base::ids::{CoreId, Offset, PartitionId};
-use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::journal::{
@@ -52,8 +51,6 @@ const LOOK_BYTES: u64 = 64 << 10;
 /// The most that a batch drains, as a share of the journal, and in bytes.
 const BATCH_SHARE: u64 = 4;
 const BATCH_BYTES_MAX: u64 = 512 << 20;
-/// A journal filled to more than this many eighths waits for no larger batch.
-const PRESSING_EIGHTHS: u64 = 7;
 /// A partition with less than this in a batch gets no file of its own: at most this, and at most
 /// this share of the batch.
 pub(super) const SMALL_BYTES_MAX: u64 = 1 << 20;
@@ -62,15 +59,6 @@ pub(super) const SMALL_SHARE: u64 = 64;
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked whether appended records have settled.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
-/// A journal filled to more than this many eighths is drained as fast as may be.
-const HASTE_EIGHTHS: u64 = 6;
-/// Otherwise a drain writes as many times the bytes that the journal takes meanwhile, twice as many
-/// from so many eighths on (small partitions' are written twice), and so many bytes a second more.
-const PACE_FACTOR: f64 = 1.5;
-const TWICE_EIGHTHS: u64 = 5;
-const PACE_BYTES: f64 = 4e6;
-/// How often the pace is set.
-const PACE_INTERVAL: Duration = Duration::from_millis(500);
 /// Checkpoints that are written before others have their turn.
 pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
 /// Extents that are gathered before others have their turn.
@@ -118,12 +106,6 @@ impl Batch {
     }
 }
 
-/// How fast the journal grows, to drain it as fast.
-pub(super) struct Growth {
-    at: Instant,
-    head: u64,
-}
-
 /// A partition whose records are in segments, not yet recorded.
 pub(super) struct Moved {
     log: Log,
@@ -167,12 +149,6 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
         if !owner.journal.next_file(seen).await {
             return;
         }
-    }
-}
-
-impl Growth {
-    pub(super) fn new(at: Instant, head: u64) -> Growth {
-        Growth { at, head }
     }
 }
 
@@ -254,41 +230,11 @@ impl<I: Io> Owner<I> {
         Ok(true)
     }
 
-    /// Has the drain take as much time as there is: whatever it writes, others wait for.
-    pub(super) fn set_pace(&self) {
-        let (used, most) = self.journal.fill();
-        if self.is_hasty() {
-            return self.store.set_pace(None);
-        }
-        let mut growth = self.growth.borrow_mut();
-        let (now, head) = (self.io.now(), self.journal.head());
-        let elapsed = now - growth.at;
-        if elapsed < PACE_INTERVAL {
-            return;
-        }
-        let times = if used * 8 > most * TWICE_EIGHTHS { 2.0 } else { 1.0 };
-        let grown = (head - growth.head) as f64 / elapsed.as_secs_f64();
-        *growth = Growth { at: now, head };
-        self.store.set_pace(Some(grown * PACE_FACTOR * times + PACE_BYTES));
-    }
-
     /// Files that are drained together.
     fn batch_files(&self) -> u64 {
         let (_, most) = self.journal.fill();
         let within = BATCH_BYTES_MAX / self.journal.file_bytes();
         (most / BATCH_SHARE).min(within).max(1)
-    }
-
-    /// Whether the journal is to be drained as fast as may be.
-    pub(super) fn is_hasty(&self) -> bool {
-        let (used, most) = self.journal.fill();
-        used * 8 > most * HASTE_EIGHTHS
-    }
-
-    /// Whether appenders will soon wait for the batch to end.
-    fn is_pressed(&self) -> bool {
-        let (used, most) = self.journal.fill();
-        used * 8 > most * PRESSING_EIGHTHS
     }
 
     /// Moves what counts in a file, or sets it aside for the pack.

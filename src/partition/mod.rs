@@ -38,6 +38,7 @@ mod line;
 mod log;
 mod offline;
 mod offsets;
+mod pacing;
 mod pack;
 mod prepare;
 mod read;
@@ -117,7 +118,7 @@ pub struct Owner<I: Io> {
     doubting: Cell<bool>,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
-    growth: RefCell<drain::Growth>,
+    growth: RefCell<pacing::Growth>,
     early: early::Early,
     /// The task that looks after packs.
     tend: tend::Tend,
@@ -146,7 +147,7 @@ impl<I: Io> Owner<I> {
         recovered.journal.count_in(writes.clone());
         let read_pace = Rc::new(ReadPace::new(io.clone(), writes));
         store.set_read_pace(read_pace.clone());
-        let growth = drain::Growth::new(io.now(), recovered.journal.head());
+        let growth = pacing::Growth::new(io.now(), recovered.journal.head());
         let reserve = reserve::Reserve::new(shared.config(), shared.shards());
         let owner = Rc::new(Owner {
             io: io.clone(),
