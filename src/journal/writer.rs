@@ -79,7 +79,7 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
     writes.inspect(|writes| writes.begin());
     inner.state.borrow_mut().write_since = Some(inner.io.now());
     let outcome = file.write_at(at, group.bytes.clone(), durability).await;
-    writes.inspect(|writes| writes.end(group.bytes.len()));
+    writes.inspect(|writes| writes.end());
     let mut state = inner.state.borrow_mut();
     state.write_since = None;
     if let Err(error) = outcome {

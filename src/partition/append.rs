@@ -374,6 +374,7 @@ impl<I: Io> Owner<I> {
         let log_start = state.log_start();
         drop(state);
         let bytes = appended.location.length;
+        self.read_pace.taken_in(bytes);
         self.settling.appended(appended.position, log.clone(), next, bytes);
         let answer = ProduceAnswer {
             error: ErrorCode::NONE,
