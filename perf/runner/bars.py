@@ -97,14 +97,14 @@ BARS = (
 
 
 def _storage():
-    for what, scenario, variant, figures in (
-        ("draining", "drain", "draining", ("produce_p99_ms",)),
-        ("a reader of a backlog", "isolation", "reader", ("produce_p99_ms", "e2e_p99_ms")),
+    for what, scenario, variant, kinds in (
+        ("draining", "drain", "draining", ("produce",)),
+        ("a reader of a backlog", "isolation", "reader", ("produce", "e2e")),
     ):
-        for figure in figures:
-            moved, still = ((scenario, asked, figure) for asked in (f"corelog-{variant}", "corelog"))
-            kind = {"produce_p99_ms": "produce", "e2e_p99_ms": "end-to-end"}[figure]
-            yield Bar(f"{kind} p99 beside {what} / without it", moved, still, 1.2)
+        for kind in kinds:
+            both = (f"corelog-{variant}", "corelog")
+            moved, still = ((scenario, asked, f"{kind}_usual_p99_ms") for asked in both)
+            yield Bar(f"{kind} p99 of a second beside {what} / without it", moved, still, 1.2)
     drift = ("retention", "corelog", "produce_drift")
     yield Bar("p99 past retention, last third of 30 min / first", drift, None, 1.2)
     for what, scenario in (

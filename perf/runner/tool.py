@@ -90,6 +90,7 @@ def outcome_of_corelog(report):
     for kind, measured in (("produce", "latency_us"), ("e2e", "delivery_us")):
         if run[measured]:
             figures |= latency_figures(kind, run[measured])
+            figures |= usual_p99(kind, run["intervals"], measured)
             curves[kind] = curve(run[measured])
     figures |= drift(run["intervals"])
     if run["lateness_us"]:
@@ -113,6 +114,14 @@ def total_bytes(run, kind):
     name = {"produce": "acknowledged", "consume": "received"}[kind]
     records = sum(interval[name] for interval in run["intervals"])
     return measured["bytes"] / measured["records"] * records
+
+
+def usual_p99(kind, intervals, measured):
+    """The median of the intervals' p99: that of the run may be one stall of the machine's."""
+    every = [one for one in intervals if one.get("phase") == "measured" and one.get(measured)]
+    if not every:
+        return {}
+    return {f"{kind}_usual_p99_ms": statistics.median(one[measured]["p99"] for one in every) / 1e3}
 
 
 def drift(intervals):
