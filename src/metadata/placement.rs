@@ -3,9 +3,10 @@
 //!     owner = (topic's number + index) modulo cores     topic 7 of 4 partitions, 3 cores: 1 2 0 1
 //!
 //! The numbers of topics ascend, but not every number is given: a new topic gets the one of the
-//! next few by which its partitions are on the cores that have the fewest. So nothing but the
-//! number need be remembered, whoever looks for an owner looks nothing up, and on another number of
-//! cores the topics are spread as evenly as before.
+//! next few by which its partitions are on the cores that have the least to do: the fewest
+//! partitions, and, where records come in fast, the least of those. So nothing but the number need
+//! be remembered, whoever looks for an owner looks nothing up, and on another number of cores the
+//! topics are spread as evenly as before.
 //!
 //! Invariants
 //!   P1  The same partition has the same owner on any node of so many cores.
@@ -17,6 +18,9 @@ use crate::base::ids::{CoreId, PartitionId};
 /// From here on no number is left out: there must be one for every topic.
 const SPARING_FROM: u32 = 1 << 31;
 
+/// Less than these bytes of records a second, on all cores, are no reason to go elsewhere.
+const TRAFFIC_MIN: u64 = 1_000_000;
+
 /// More partitions than a node has.
 const AVOIDED: u64 = 1 << 40;
 
@@ -26,7 +30,7 @@ pub fn owner(id: PartitionId, cores: u16) -> CoreId {
     CoreId(u16::try_from(spread % u64::from(cores.max(1))).unwrap_or(0))
 }
 
-/// How many partitions each core has.
+/// How much each core has to do, in partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loads {
     /// What every core has.
@@ -50,6 +54,16 @@ impl Loads {
     pub fn avoid(&mut self, core: CoreId) {
         if let Some(load) = self.cores.get_mut(core.index()) {
             *load += AVOIDED;
+        }
+    }
+
+    /// Takes into account how many bytes of records a second each core takes in: the whole of them
+    /// weighs as much as all partitions.
+    pub fn weigh(&mut self, rates: &[u64]) {
+        let all = rates.iter().sum::<u64>().max(TRAFFIC_MIN);
+        for (load, rate) in self.cores.iter_mut().zip(rates) {
+            let weight = u128::from(self.total) * u128::from(*rate) / u128::from(all);
+            *load += u64::try_from(weight).unwrap_or(0);
         }
     }
 
@@ -173,6 +187,23 @@ mod tests {
             }
             image.apply(&created(number, partitions));
         }
+    }
+
+    #[test]
+    fn new_topics_keep_off_a_core_that_takes_in_much() {
+        let mut image = Image::default();
+        (0..9).for_each(|number| image.apply(&created(number, 1)));
+        let owner_with = |rates: &[u64]| {
+            let mut loads = Loads::of(&image, 3);
+            loads.weigh(rates);
+            let topic = TopicNumber(loads.choose(image.next_topic_number(), 1));
+            owner(PartitionId { topic, index: 0 }, 3)
+        };
+        let idle = owner_with(&[0, 0, 0]);
+        assert_eq!(owner_with(&[900, 0, 0]), idle, "that is nothing");
+        assert_eq!(owner_with(&[90_000_000, 50_000_000, 80_000_000]), CoreId(1));
+        assert_eq!(owner_with(&[u64::MAX / 4, u64::MAX / 4, 0]), CoreId(2));
+        assert_eq!(owner_with(&[0, 50_000_000, 80_000_000]), CoreId(0));
     }
 
     #[test]

@@ -375,6 +375,7 @@ impl<I: Io> Owner<I> {
         drop(state);
         let bytes = appended.location.length;
         self.read_pace.taken_in(bytes);
+        self.shared.traffic().taken_in(self.core(), bytes);
         self.settling.appended(appended.position, log.clone(), next, bytes);
         let answer = ProduceAnswer {
             error: ErrorCode::NONE,

@@ -52,6 +52,7 @@ mod settle;
 mod shared;
 mod tend;
 mod topics;
+mod traffic;
 mod turns;
 mod watch;
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::directories::Directories;
+use super::traffic::Traffic;
 use crate::base::ids::{CoreId, PartitionId};
 use crate::config::BrokerConfig;
 use crate::group::Settings;
@@ -22,13 +23,14 @@ pub struct Shared {
     config: Arc<BrokerConfig>,
     shards: u16,
     directories: Directories,
+    traffic: Traffic,
 }
 
 impl Shared {
     pub fn new(config: Arc<BrokerConfig>, shards: u16, directories: Directories) -> Shared {
         assert!(shards > 0, "a node has at least one core");
         let image = ArcSwap::from_pointee(Image::default());
-        Shared { image, config, shards, directories }
+        Shared { image, config, shards, directories, traffic: Traffic::new(shards) }
     }
 
     /// The metadata as last published.
@@ -51,6 +53,11 @@ impl Shared {
 
     pub fn directories(&self) -> &Directories {
         &self.directories
+    }
+
+    /// What each core takes in.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// The core that owns `id`.

@@ -51,11 +51,13 @@ impl<I: Io> Owner<I> {
         let default_partitions = i32::try_from(config.int("num.partitions")).unwrap_or(1);
         let shared = self.shared().clone();
         let shards = shared.shards();
+        let rates = shared.traffic().rates(self.io().now());
         let changed = self.change_metadata(move |image| {
             let mut commands = Vec::new();
             let mut outcomes = Vec::with_capacity(wanted.len());
             let mut scratch = image.clone();
             let mut loads = Loads::of(image, shards);
+            loads.weigh(&rates);
             let offline = |core: &CoreId| shared.directories().is_offline(*core);
             (0..shards).map(CoreId).filter(offline).for_each(|core| loads.avoid(core));
             for (topic, id) in wanted.iter().zip(ids) {

@@ -2,13 +2,13 @@
 //! partition's core by the ordinary metadata.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::metadata::MetadataTopic;
 
-use crate::frames::Peer;
-use crate::full::delete_topic;
+use crate::frames::{Batch, Peer};
+use crate::full::{delete_topic, produce_in_words};
 use crate::librdkafka::{config, consume, create_topic, produce};
 use crate::segments::create;
 use crate::world::{Broker, fresh};
@@ -48,15 +48,38 @@ fn a_cores_own_port_serves_what_other_cores_own() {
     assert_eq!(consume(&broker.bootstrap(), &topic, 120).len(), 120);
 }
 
+/// The leader of each topic's first partition.
+fn leaders(broker: &Broker) -> BTreeMap<String, i32> {
+    let client: BaseConsumer = config(&broker.bootstrap()).create().expect("a client");
+    let seen = client.fetch_metadata(None, CALL_MAX).expect("metadata");
+    let leader = |topic: &MetadataTopic| topic.partitions()[0].leader();
+    seen.topics().iter().map(|topic| (topic.name().to_string(), leader(topic))).collect()
+}
+
+#[test]
+fn new_topics_keep_off_a_core_that_takes_in_much() {
+    let broker = Broker::start(&[("per.core.listeners", "true"), ("node.id", "40")]);
+    let mut peer = Peer::connect(broker.address());
+    (0..4).for_each(|_| create(&mut peer, &fresh("idle"), &[]));
+    let of = |core: i32| move |(_, leader): &(String, i32)| *leader == core;
+    // As many on each core: the next one would go to the first.
+    let busy: Vec<String> =
+        leaders(&broker).into_iter().filter(of(40)).map(|(topic, _)| topic).collect();
+    assert_eq!(busy.len(), 2);
+    let large = Batch { value_bytes: 1_000_000, ..Batch::default() }.encode();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(produce_in_words(&mut peer, &busy[0], &large).0, 0);
+    }
+    let next = fresh("next");
+    create(&mut peer, &next, &[]);
+    assert_eq!(leaders(&broker)[&next], 41);
+}
+
 #[test]
 fn new_topics_go_to_the_core_that_has_the_fewest_partitions() {
     let broker = Broker::start(&[("per.core.listeners", "true"), ("node.id", "40")]);
-    let client: BaseConsumer = config(&broker.bootstrap()).create().expect("a client");
-    let leaders = || -> BTreeMap<String, i32> {
-        let seen = client.fetch_metadata(None, CALL_MAX).expect("metadata");
-        let leader = |topic: &MetadataTopic| topic.partitions()[0].leader();
-        seen.topics().iter().map(|topic| (topic.name().to_string(), leader(topic))).collect()
-    };
+    let leaders = || leaders(&broker);
     let counts = || {
         let led: Vec<i32> = leaders().into_values().collect();
         [40, 41].map(|core| led.iter().filter(|leader| **leader == core).count())
