@@ -1,7 +1,8 @@
-//! Values that every layer shares: ids, limits, time, aligned buffers, checksums.
+//! Values that every layer shares: ids, limits, time, aligned buffers, lines.
 
 pub mod buffer;
 pub mod few;
 pub mod ids;
 pub mod limits;
+pub mod line;
 pub mod time;

@@ -7,7 +7,7 @@
 //! Lives on: every core; the counts of writes are shared by the cores that use one directory.
 //!
 //! Invariants
-//!   P1  One paced read at a time on a core. After one that met a write it rests `REST_TIMES` as
+//!   P1  One paced read at a time on a core, in the order in which they were asked for. After one that met a write it rests `REST_TIMES` as
 //!       long as the read took, but never longer than `REST_MAX`, and never so long that a
 //!       core's readers would be slower than `CATCH_UP_TIMES` what the core takes in: whoever is
 //!       behind catches up.
@@ -15,13 +15,13 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::lock::Mutex;
-
 use super::Io;
+use crate::base::line::Line;
 use crate::base::time::Instant;
 
 /// What is read at a time among writes, and otherwise.
@@ -59,7 +59,7 @@ impl Writes {
 pub struct ReadPace<I: Io> {
     io: I,
     writes: Arc<Writes>,
-    turn: Mutex<()>,
+    turn: Rc<Line>,
     next: Cell<Instant>,
     /// When the read that is under way began.
     since: Cell<Option<Instant>>,
@@ -93,7 +93,7 @@ impl<I: Io> ReadPace<I> {
         let (taken, growth) = (Cell::new(0), Cell::new(Growth { at, bytes: 0, rate: 0.0 }));
         let (next, is_met) = (Cell::new(at), Cell::new(false));
         let since = Cell::new(None);
-        ReadPace { io, writes, turn: Mutex::new(()), next, since, is_met, taken, growth }
+        ReadPace { io, writes, turn: Rc::default(), next, since, is_met, taken, growth }
     }
 
     /// The core has taken in so many bytes of records.
@@ -118,7 +118,7 @@ impl<I: Io> ReadPace<I> {
 
     /// Does `read`, of `bytes` at most, when its turn has come.
     pub async fn read<T>(&self, bytes: usize, read: impl Future<Output = T>) -> T {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn.turn().await;
         if self.is_met.get() && self.next.get() > self.io.now() {
             self.io.sleep_until(self.next.get()).await;
         }
@@ -198,6 +198,29 @@ mod tests {
             assert_eq!(pace.piece_bytes(), if is_beside { PIECE_BYTES_MET } else { PIECE_BYTES });
             begun
         })
+    }
+
+    #[test]
+    fn every_reader_has_its_turn() {
+        let world = World::new(1);
+        let node = world.node();
+        let (io, writes) = (node.core(0), Arc::new(Writes::default()));
+        writes.begin();
+        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes);
+        let counts = [const { Cell::new(0) }; 5];
+        world.block_on(async {
+            let end = io.now() + TOOK * 1000;
+            let readers = counts.each_ref().map(|count: &Cell<u32>| async {
+                while io.now() < end {
+                    pace.read(PIECE_BYTES_MET, io.sleep(TOOK)).await;
+                    count.set(count.get() + 1);
+                }
+            });
+            futures_util::future::join_all(readers).await;
+        });
+        let counts = counts.map(|count| count.get());
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        assert!(least.zip(most).is_some_and(|(least, most)| most - least <= 1), "{counts:?}");
     }
 
     #[test]

@@ -11,13 +11,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::line::Place;
 use super::reject::{Inspection, RejectedRecord};
 use super::settle::TOUCHED;
 use super::{Extent, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::base::limits;
+use crate::base::line::Place;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::reply::{Replies, Reply};

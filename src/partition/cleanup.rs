@@ -73,7 +73,7 @@ impl<I: Io> Owner<I> {
     async fn remove_doomed(&self) {
         let doomed = std::mem::take(&mut *self.doomed.borrow_mut());
         for topic in doomed {
-            let _turn = self.storage_turn.lock().await;
+            let _turn = self.storage_turn.turn().await;
             if self.image().topic_by_number(topic).is_some() {
                 continue;
             }
@@ -123,7 +123,7 @@ impl<I: Io> Owner<I> {
         let mut removed = Vec::new();
         let has_names = dead.iter().any(|segment| segment.pack().is_none());
         for segment in dead {
-            let _turn = self.storage_turn.lock().await;
+            let _turn = self.storage_turn.turn().await;
             let id = segment.id(partition);
             if let Err(error) = self.store.remove(id).await {
                 tracing::warn!("{} is not removed: {error}", self.store.path(id).display());

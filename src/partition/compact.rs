@@ -124,7 +124,7 @@ impl<I: Io> Owner<I> {
                 self.io.cede().await;
             }
             let Some(log) = self.log(id).filter(|log| self.may_have_strays(log)) else { continue };
-            let _turn = self.storage_turn.lock().await;
+            let _turn = self.storage_turn.turn().await;
             if self.is_ending() {
                 return;
             }
@@ -395,7 +395,7 @@ impl<I: Io> Owner<I> {
         let recorded = output.segment.bytes;
         // The file is made where no topic is removed meanwhile.
         let turn = match recorded {
-            0 => Some(self.storage_turn.lock().await),
+            0 => Some(self.storage_turn.turn().await),
             _ => None,
         };
         self.check_wanted(work)?;
@@ -428,7 +428,7 @@ impl<I: Io> Owner<I> {
             let body = work.log.borrow().cleaned_checkpoint(work.log.borrow().segments(), cleaned);
             let bytes = body.encode().map_err(io::Error::other)?.len();
             self.journal.room(bytes).await.map_err(super::drain::refused)?;
-            let turn = self.storage_turn.lock().await;
+            let turn = self.storage_turn.turn().await;
             self.check_wanted(work)?;
             let segments = replaced(work.log.borrow().segments(), group, &new)
                 .ok_or_else(|| interrupted("its segments have changed"))?;

@@ -9,10 +9,9 @@
 
 use std::rc::Rc;
 
-use futures_util::lock::{Mutex, MutexGuard};
-
 use super::Owner;
 use crate::base::ids::{CoreId, Offset, PartitionId};
+use crate::base::line::{Line, Place};
 use crate::io::Io;
 use crate::journal::{Entry, EntryKind, NO_PARTITION};
 use crate::metadata::{self, Command, Image};
@@ -21,13 +20,13 @@ use crate::wire::error::ErrorCode;
 /// Taken by whoever changes the metadata.
 #[derive(Default)]
 pub struct Controller {
-    turn: Mutex<()>,
+    turn: Rc<Line>,
 }
 
 impl Controller {
-    /// Waits until nobody changes the metadata; nobody does while the guard lives.
-    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// Waits until nobody changes the metadata; nobody does while the place is kept.
+    pub(super) async fn turn(&self) -> Place {
+        self.turn.turn().await
     }
 }
 

@@ -337,7 +337,7 @@ impl<I: Io> Owner<I> {
         }
         {
             // Whoever else changes segments records that first (D6).
-            let _turn = self.storage_turn.lock().await;
+            let _turn = self.storage_turn.turn().await;
             for (id, count) in touched.iter().zip(1_u32..) {
                 last = last.max(self.checkpoint_again(*id, batch.end).await?);
                 if count.is_multiple_of(CHECKPOINTS_PER_TURN) {
@@ -352,7 +352,7 @@ impl<I: Io> Owner<I> {
 
     /// Moves the records of one stretch, and returns when they are durable in their new places.
     async fn move_stretch(&self, shares: BTreeMap<PartitionId, Share>) -> io::Result<()> {
-        let _turn = self.storage_turn.lock().await;
+        let _turn = self.storage_turn.turn().await;
         if self.is_ending() {
             return Err(io::Error::other("the node is stopping"));
         }
@@ -376,7 +376,7 @@ impl<I: Io> Owner<I> {
 
     /// Moves a partition's records up to the entry that begins at `through` into its segments.
     pub(super) async fn drain_partition(&self, log: &Log, through: Offset) -> io::Result<()> {
-        let _turn = self.storage_turn.lock().await;
+        let _turn = self.storage_turn.turn().await;
         if self.is_ending() {
             return Err(io::Error::other("the node is stopping"));
         }

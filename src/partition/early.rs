@@ -186,7 +186,7 @@ impl<I: Io> Owner<I> {
 
     /// Moves partitions' records up to an entry of each into segments of their own.
     async fn move_large(&self, partitions: Vec<(Log, Offset)>) -> io::Result<bool> {
-        let _turn = self.storage_turn.lock().await;
+        let _turn = self.storage_turn.turn().await;
         let (mut moved, mut files) = (Vec::new(), BTreeSet::new());
         for (log, through) in partitions {
             if self.is_ending() {

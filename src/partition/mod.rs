@@ -34,7 +34,6 @@ mod directories;
 mod drain;
 mod early;
 mod epochs;
-mod line;
 mod log;
 mod offline;
 mod offsets;
@@ -62,11 +61,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use futures_util::lock::Mutex;
 use rustc_hash::FxBuildHasher;
 
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
+use crate::base::line::Line;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::pace::ReadPace;
@@ -110,7 +109,7 @@ pub struct Owner<I: Io> {
     coordinator: coordinator::Coordinator,
     store: Store<I>,
     /// Taken by whoever changes the segments.
-    storage_turn: Mutex<()>,
+    storage_turn: Rc<Line>,
     read_pace: Rc<ReadPace<I>>,
     ahead: ahead::Ahead,
     reserve: reserve::Reserve,
@@ -128,12 +127,14 @@ pub struct Owner<I: Io> {
     cleaner: RefCell<Option<Waker>>,
     /// For `ticket`.
     next_ticket: Cell<u64>,
-    /// Of the appends that wait for room.
-    line: Rc<line::Line>,
+    /// Of the appends that wait for room. Without it those of other cores, which all come through
+    /// one lane, had one place where each connection of this core has one: with fifty connections
+    /// a core, one core's clients got a thirtieth of what the other's did.
+    line: Rc<Line>,
     /// Of the appends that are prepared in the background.
     turns: Rc<turns::Turns>,
     /// Taken by whoever has a batch open.
-    opening: Mutex<()>,
+    opening: Rc<Line>,
     /// Topics' settings as values, each with the topic that they were read from.
     topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig), FxBuildHasher>>,
 }
@@ -161,7 +162,7 @@ impl<I: Io> Owner<I> {
             controller: Controller::default(),
             coordinator: coordinator::Coordinator::new(group_settings),
             store,
-            storage_turn: Mutex::new(()),
+            storage_turn: Rc::default(),
             read_pace,
             ahead: ahead::Ahead::default(),
             reserve,
@@ -176,7 +177,7 @@ impl<I: Io> Owner<I> {
             next_ticket: Cell::new(1),
             line: Rc::default(),
             turns: Rc::default(),
-            opening: Mutex::new(()),
+            opening: Rc::default(),
             topic_configs: RefCell::default(),
         });
         if owner.shared.directories().count() > 1 {
@@ -283,7 +284,7 @@ impl<I: Io> Owner<I> {
     /// Lets a drain or clean-up that is under way come to a whole state, and starts no other.
     pub async fn stop_storage(&self) {
         self.stopping.set(true);
-        drop(self.storage_turn.lock().await);
+        drop(self.storage_turn.turn().await);
     }
 
     /// Bytes per partition of this core, for DescribeLogDirs.

@@ -327,7 +327,7 @@ impl<I: Io> Owner<I> {
 
     /// Journals which partitions have what of the pack.
     pub(super) async fn record_pack(&self, pack: &Pack) -> io::Result<()> {
-        let _turn = self.storage_turn.lock().await;
+        let _turn = self.storage_turn.turn().await;
         let begun = self.io.wall().0;
         let mut last = None;
         let mut recorded: Vec<Named> = Vec::new();

@@ -92,7 +92,7 @@ impl<I: Io> Owner<I> {
 
     /// Checks the records inside a batch, and gives it the topic's codec.
     pub(super) async fn open(&self, ready: &mut Ready) -> Result<(), ProduceAnswer> {
-        let _turn = self.opening.lock().await;
+        let _turn = self.opening.turn().await;
         let header = BatchHeader::read(&ready.records).ok_or_else(|| refused_codec(&short()))?;
         let codec = ready.summary.codec;
         let inside = self.unpack(codec, &ready.records).await.map_err(|e| refused_codec(&e))?;

@@ -289,7 +289,7 @@ impl<I: Io> Owner<I> {
         partitions: &[&[Piece]],
         chosen: &BTreeSet<u32>,
     ) -> io::Result<usize> {
-        let _turn = self.storage_turn.lock().await;
+        let _turn = self.storage_turn.turn().await;
         if self.is_ending() {
             return Err(io::Error::other("the node is stopping"));
         }

@@ -108,9 +108,9 @@ impl<I: Io> Store<I> {
         if let Some(span) = self.held(id, from, bytes_max) {
             return Ok(span);
         }
-        let under_way = self.spans.borrow_mut().under_way(id, from);
-        let turn = under_way.lock().await;
-        let outcome = match self.held(id, from, bytes_max) {
+        let place = self.spans.borrow_mut().stand(id);
+        place.come().await;
+        match self.held(id, from, bytes_max) {
             Some(span) => Ok(span),
             None => match self.read_file(id, segment, from, bytes_max).await {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
@@ -124,10 +124,7 @@ impl<I: Io> Store<I> {
                 }
                 outcome => outcome,
             },
-        };
-        drop(turn);
-        self.spans.borrow_mut().ended(id, from);
-        outcome
+        }
     }
 
     /// What was read lately.

@@ -2,26 +2,27 @@
 //!
 //!     read ─► first time: on trial, forgotten in turn ─► again: kept, forgotten if unused longest
 //!
-//! A scan reads everything once, so it only ever pushes out what is on trial. Readers that want the
-//! same bytes at the same time wait for one read.
+//! A scan reads everything once, so it only ever pushes out what is on trial. Readers of one
+//! segment wait for each other's reads, and take what those have brought if it is what they want.
 //!
 //! Invariants
 //!   N1  At most `bytes_max` are held, a quarter of them by what is on trial.
 //!   N2  Only whole batches whose CRCs were verified are held.
-//!   N3  Of the same stretch one read is under way at a time.
+//!   N3  Of one segment one read is under way at a time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
-use bytes::Bytes;
-use futures_util::lock::Mutex;
-
 use super::SegmentId;
 use crate::base::ids::Offset;
+use crate::base::line::{Line, Place};
 use crate::wire::records;
+use bytes::Bytes;
 
 /// The share of the whole that is for what was read once.
 const TRIAL_SHARE: usize = 4;
+/// Segments in whose line nobody stands are forgotten from so many on.
+const LINES_KEPT: usize = 64;
 
 /// A segment, and an offset of it.
 type Key = (SegmentId, Offset);
@@ -45,7 +46,7 @@ pub(super) struct Spans {
     trial_bytes: usize,
     kept_bytes: usize,
     uses: u64,
-    under_way: HashMap<Key, Rc<Mutex<()>>>,
+    lines: HashMap<SegmentId, Rc<Line>>,
 }
 
 impl Spans {
@@ -57,7 +58,7 @@ impl Spans {
             trial_bytes: 0,
             kept_bytes: 0,
             uses: 0,
-            under_way: HashMap::new(),
+            lines: HashMap::new(),
         }
     }
 
@@ -84,17 +85,12 @@ impl Spans {
         Some(found)
     }
 
-    /// Who reads a stretch holds this meanwhile.
-    pub(super) fn under_way(&mut self, id: SegmentId, from: Offset) -> Rc<Mutex<()>> {
-        self.under_way.entry((id, from)).or_default().clone()
-    }
-
-    /// The read has ended.
-    pub(super) fn ended(&mut self, id: SegmentId, from: Offset) {
-        let is_last = |turn: &Rc<Mutex<()>>| Rc::strong_count(turn) <= 2;
-        if self.under_way.get(&(id, from)).is_some_and(is_last) {
-            self.under_way.remove(&(id, from));
+    /// A place in the line of those who read a segment.
+    pub(super) fn stand(&mut self, id: SegmentId) -> Place {
+        if self.lines.len() >= LINES_KEPT && !self.lines.contains_key(&id) {
+            self.lines.retain(|_, line| !line.is_empty());
         }
+        self.lines.entry(id).or_default().stand()
     }
 
     /// Holds verified batches, which keep `bytes` of memory.

@@ -452,3 +452,40 @@ fn a_damaged_piece_is_left_out_of_a_merge_or_copied_as_it_is() {
         assert_eq!(of(&new_bytes, &new.pieces[2]), of(&old_bytes, &old.pieces[1]));
     });
 }
+
+/// N3: whoever comes while a block is read takes it from that read, at whatever offset they begin.
+#[test]
+fn readers_of_one_block_at_the_same_time_cost_one_read() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let node = world.node();
+        let io = prepare(&node);
+        let mut model = Model::new();
+        let operations = |readers: &[Offset], model: &Model| {
+            let store = store(&io);
+            let before = node.disk().operations();
+            let spans = world.block_on(futures_util::future::join_all(
+                readers.iter().map(|from| store.read(model.id, &model.segment, *from, 1 << 20)),
+            ));
+            for (from, span) in readers.iter().zip(spans) {
+                let span = span.expect("readable");
+                let held = model.batches.iter().find(|batch| header(batch).next_offset() > *from);
+                let first = records::batches(&span.batches).next().expect("not empty").1;
+                assert_eq!(Some(first), held.map(|batch| &batch[..]));
+            }
+            node.disk().operations() - before
+        };
+        world.block_on(async {
+            let store = store(&io);
+            while model.batches.len() < 8 {
+                grow(&store, &world, &mut model).await.expect("no failure");
+            }
+        });
+        let first = header(&model.batches[0]).next_offset();
+        let readers: Vec<Offset> =
+            (0..10).map(|n| model.segment.base + n % 2 * (first - model.segment.base)).collect();
+        let alone = operations(&readers[..1], &model);
+        assert!(alone > 0);
+        assert_eq!(operations(&readers, &model), alone, "seed {seed}");
+    }
+}

@@ -604,6 +604,10 @@ impl Disk {
         self.files.keys().cloned().collect()
     }
 
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
     pub fn underway(&self) -> usize {
         self.underway.len()
     }

@@ -159,6 +159,11 @@ impl DiskControl {
         self.disk.borrow_mut().set_lying();
     }
 
+    /// Operations so far.
+    pub fn operations(&self) -> u64 {
+        self.disk.borrow().submitted()
+    }
+
     /// Bytes of all files.
     pub fn used(&self) -> u64 {
         self.disk.borrow().used()

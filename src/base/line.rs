@@ -1,8 +1,8 @@
 //! A line: who comes first is served first, one at a time.
 //!
-//! Produce requests stand in it for the journal's room. Without it those of other cores, which all
-//! come through one lane, had one place where each connection of this core has one: with fifty
-//! connections a core, one core's clients got a thirtieth of what the other's did.
+//! The lock of `futures_util` wakes whoever waits in the first of its slots, and those who come
+//! back take the first slot that is free: with three who come back at once, the third waits for
+//! ever.
 //!
 //! Invariants
 //!   W1  Places come in the order in which they were taken, each after the end of the one before.
@@ -33,6 +33,18 @@ impl Line {
         self.next.set(number + 1);
         self.places.borrow_mut().push_back((number, None));
         Place { line: self.clone(), number }
+    }
+
+    /// The last place, once it has come.
+    pub async fn turn(self: &Rc<Self>) -> Place {
+        let place = self.stand();
+        place.come().await;
+        place
+    }
+
+    /// Whether nobody stands in it.
+    pub fn is_empty(&self) -> bool {
+        self.places.borrow().is_empty()
     }
 
     /// Places taken, the one that is served included.
