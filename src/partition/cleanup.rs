@@ -3,10 +3,13 @@
 //! Lives on: every core, one task.
 //!
 //! Invariants
-//!   N1  A record is deleted only when the log start beyond it is durable, its file after that.
+//!   N1  A record is deleted only when the log start beyond it is durable, its file when that is
+//!       flushed.
 //!   N2  Whole pieces go, oldest first: segments, and entries of the journal. A partition keeps at
 //!       least `retention.bytes`, and everything with a record younger than `retention.ms`.
 //!   N3  A topic's folder is removed only when no image knows the topic any more.
+//!   N4  Which segments are dead is looked up, and forgotten, in the turn in which their files go:
+//!       between two turns a drain, a compaction or a merge may put live records in their places.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,6 +23,8 @@ use crate::io::Io;
 
 /// Partitions that are looked at before others have a turn.
 const SLICE: usize = 256;
+/// Dead segments that are removed before others have a turn.
+const REMOVED_PER_TURN: usize = 8;
 
 /// Looks at every partition each `log.retention.check.interval.ms`, and removes deleted topics.
 pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
@@ -94,6 +99,15 @@ impl<I: Io> Owner<I> {
             for id in slice {
                 self.clean(*id).await;
             }
+            let mut logs: Vec<Log> = slice.iter().filter_map(|id| self.log(*id)).collect();
+            logs.retain(|log| log.borrow().has_dead_segments());
+            if !logs.is_empty() && self.journal.wait_flushed(self.journal.durable()).await.is_err()
+            {
+                return; // told in the log
+            }
+            for log in logs {
+                self.remove_dead(&log).await;
+            }
             self.io.cede().await;
         }
         self.tend.wake();
@@ -106,36 +120,40 @@ impl<I: Io> Owner<I> {
         let Some(log) = self.log(id) else { return };
         let config = self.topic_config(topic);
         if let Some(start) = expired(&log, &config, self.io.wall().0) {
-            if self.journal_log_start(id, start).await.is_err() {
-                return; // told in the log; the next round tries again
-            }
-            log.borrow_mut().trim(start);
+            // What fails is told in the log; the next round tries again.
+            let _ = self.raise_log_start(&log, start).await;
         }
-        self.remove_dead(&log).await;
     }
 
     async fn remove_dead(&self, log: &Log) {
         let partition = log.borrow().id();
-        let dead = log.borrow().dead_segments();
-        if dead.is_empty() {
-            return;
-        }
-        let mut removed = Vec::new();
-        let has_names = dead.iter().any(|segment| segment.pack().is_none());
-        for segment in dead {
+        loop {
             let _turn = self.storage_turn.turn().await;
-            let id = segment.id(partition);
-            if let Err(error) = self.store.remove(id).await {
-                tracing::warn!("{} is not removed: {error}", self.store.path(id).display());
-                break;
+            let mut dead = log.borrow().dead_segments();
+            dead.truncate(REMOVED_PER_TURN);
+            if dead.is_empty() || self.is_ending() {
+                return;
             }
-            removed.push(segment.base);
+            let count = dead.len();
+            let mut gone = Vec::new();
+            for segment in dead {
+                let id = segment.id(partition);
+                if let Err(error) = self.store.remove(id).await {
+                    tracing::warn!("{} is not removed: {error}", self.store.path(id).display());
+                    break;
+                }
+                gone.push(segment);
+            }
+            let has_names = gone.iter().any(|segment| segment.pack().is_none());
+            if has_names && let Err(error) = self.store.sync_names(partition).await {
+                tracing::warn!("{partition}'s removed files may come back: {error}");
+                return;
+            }
+            log.borrow_mut().forget_segments(&gone);
+            if gone.len() < count {
+                return;
+            }
         }
-        if has_names && let Err(error) = self.store.sync_names(partition).await {
-            tracing::warn!("{partition}'s removed files may come back: {error}");
-            return;
-        }
-        removed.into_iter().for_each(|base| log.borrow_mut().forget_segment(base));
     }
 }
 

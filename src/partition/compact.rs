@@ -204,7 +204,10 @@ impl<I: Io> Owner<I> {
     /// last: as often as that, a partition has something new to compact.
     async fn drain_late(&self, log: &Log, oldest: i64) {
         loop {
-            let through = log.borrow().late_through(oldest, LATE_BYTES);
+            let (through, hot_start) = {
+                let log = log.borrow();
+                (log.late_through(oldest, LATE_BYTES), log.hot_start())
+            };
             let Some(through) = through.filter(|_| !self.is_ending()) else { return };
             // Nobody waits for room while others wait for the turn.
             let drained = async {
@@ -214,6 +217,9 @@ impl<I: Io> Owner<I> {
             if let Err(error) = drained.await {
                 tracing::warn!("{} stays in the journal: {error}", log.borrow().id());
                 return;
+            }
+            if log.borrow().hot_start() == hot_start {
+                return; // the topic is deleted
             }
         }
     }

@@ -9,8 +9,8 @@
 
 use std::rc::Rc;
 
-use super::Owner;
-use crate::base::ids::{CoreId, Offset, PartitionId};
+use super::{Log, Owner};
+use crate::base::ids::{CoreId, Offset};
 use crate::base::line::{Line, Place};
 use crate::io::Io;
 use crate::journal::{Entry, EntryKind, NO_PARTITION};
@@ -54,7 +54,7 @@ impl<I: Io> Owner<I> {
             base_offset: 0,
             epoch: image.leader_epoch(),
         };
-        self.journal_entry(entry, &body).await?;
+        self.journal_entry(entry, &body, || {}).await?;
         for command in &commands {
             image.apply(command);
         }
@@ -62,31 +62,40 @@ impl<I: Io> Owner<I> {
         Ok(outcome)
     }
 
-    /// Journals a partition's new log start.
-    pub(super) async fn journal_log_start(
+    /// Gives a partition a new log start, and drops what lies before it once that is durable.
+    pub(super) async fn raise_log_start(
         &self,
-        id: PartitionId,
+        log: &Log,
         log_start: Offset,
     ) -> Result<(), ErrorCode> {
         let entry = Entry {
             kind: EntryKind::LogStart,
-            partition: id,
+            partition: log.borrow().id(),
             base_offset: log_start,
             epoch: self.leader_epoch(),
         };
-        self.journal_entry(entry, &[]).await
+        // A checkpoint behind it may be all that a recovery finds of the two.
+        self.journal_entry(entry, &[], || log.borrow_mut().start_asked(log_start)).await?;
+        log.borrow_mut().trim(log_start);
+        Ok(())
     }
 
-    /// Appends an entry and waits until it is durable.
-    async fn journal_entry(&self, entry: Entry, body: &[u8]) -> Result<(), ErrorCode> {
+    /// Appends an entry, calls `appended`, and waits until the entry is durable.
+    async fn journal_entry(
+        &self,
+        entry: Entry,
+        body: &[u8],
+        appended: impl FnOnce(),
+    ) -> Result<(), ErrorCode> {
         let refused = |refusal: crate::journal::Refusal| {
             tracing::warn!("a {} entry is refused: {refusal}", entry.kind.name());
             ErrorCode::KAFKA_STORAGE_ERROR
         };
         self.check_online()?;
         self.journal().room_to_decide(body.len()).await.map_err(refused)?;
-        let appended = self.journal().append(entry, body, |_| {}).map_err(refused)?;
-        if self.settling.notice(appended.position).await {
+        let place = self.journal().append(entry, body, |_| {}).map_err(refused)?;
+        appended();
+        if self.settling.notice(place.position).await {
             Ok(())
         } else {
             Err(ErrorCode::KAFKA_STORAGE_ERROR)

@@ -217,6 +217,8 @@ impl<I: Io> Owner<I> {
         };
         batch.small.give_up(&self.store);
         self.store.set_pace(None);
+        // Packs that were given up take the space that the next attempt needs.
+        self.tend.wake();
         outcome?;
         tracing::debug!(
             "{} files of the journal are free after {:?}: {} partitions had records in them, {} \
@@ -226,7 +228,6 @@ impl<I: Io> Owner<I> {
             batch.met.len(),
             batch.met.values().filter(|met| met.is_small == Some(true)).count()
         );
-        self.tend.wake();
         Ok(true)
     }
 

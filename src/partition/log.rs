@@ -91,6 +91,8 @@ pub struct Found {
 pub struct PartitionLog {
     id: PartitionId,
     log_start: Offset,
+    /// The log start that the journal was given, which is not durable yet where it is greater.
+    asked_start: Offset,
     high_watermark: Offset,
     next: Offset,
     /// Of the extents.
@@ -120,6 +122,7 @@ impl PartitionLog {
         PartitionLog {
             id,
             log_start: 0,
+            asked_start: 0,
             high_watermark: 0,
             next: 0,
             bytes: 0,
@@ -260,6 +263,11 @@ impl PartitionLog {
         self.watches.retain(|watch| watch.add(bytes));
     }
 
+    /// The journal has taken this log start: what is journaled from here on must not say less.
+    pub fn start_asked(&mut self, log_start: Offset) {
+        self.asked_start = self.asked_start.max(log_start);
+    }
+
     /// Raises the log start (DeleteRecords) and drops what lies wholly below it.
     pub fn trim(&mut self, log_start: Offset) {
         assert!(log_start <= self.high_watermark, "only settled records are deleted");
@@ -361,14 +369,14 @@ impl PartitionLog {
     /// The state with these segments and this beginning of what is in the journal.
     pub fn checkpoint(&self, segments: &[Segment], hot_start: Offset) -> Checkpoint {
         let hot_start = hot_start.max(self.hot_start());
-        let places = (self.log_start, hot_start, self.cleaned);
+        let places = (self.log_start.max(self.asked_start), hot_start, self.cleaned);
         Checkpoint::new(places, segments, &self.epochs, &self.producers)
     }
 
     /// As `checkpoint`, once compaction has been through everything before `cleaned`.
     pub fn cleaned_checkpoint(&self, segments: &[Segment], cleaned: Offset) -> Checkpoint {
         let cleaned = cleaned.max(self.cleaned);
-        let places = (self.log_start, self.hot_start(), cleaned);
+        let places = (self.log_start.max(self.asked_start), self.hot_start(), cleaned);
         Checkpoint::new(places, segments, &self.epochs, &self.producers)
     }
 
@@ -419,15 +427,19 @@ impl PartitionLog {
         self.checkpointed.is_none_or(|checkpointed| checkpointed < address)
     }
 
+    pub fn has_dead_segments(&self) -> bool {
+        self.segments.first().is_some_and(|segment| segment.next <= self.log_start)
+    }
+
     /// The segments wholly below the log start, whose files are to be removed.
     pub fn dead_segments(&self) -> Vec<Segment> {
         let dead = self.segments.iter().take_while(|segment| segment.next <= self.log_start);
         dead.copied().collect()
     }
 
-    /// A dead segment's files are gone.
-    pub fn forget_segment(&mut self, base: Offset) {
-        self.segments.retain(|segment| segment.base != base);
+    /// These dead segments' files are gone.
+    pub fn forget_segments(&mut self, gone: &[Segment]) {
+        self.segments.retain(|segment| !gone.contains(segment));
         self.moves += 1;
     }
 
@@ -615,6 +627,23 @@ mod tests {
                 assert_eq!(log.extent(base).is_some(), is_one, "{base} of {lengths:?}");
                 assert!(log.extent(base).is_none_or(|extent| extent.base == base));
             }
+        }
+    }
+
+    /// D6: what a recovery finds may be the checkpoint alone.
+    #[test]
+    fn a_checkpoint_behind_a_log_start_says_no_less() {
+        let mut log = PartitionLog::new(ID);
+        for base in [0, 10, 20] {
+            log.appended(extent(base, base + 10), 1);
+        }
+        log.settled(30, 0);
+        log.start_asked(20);
+        assert_eq!((log.log_start(), log.hot_start()), (0, 0), "it is not durable yet");
+        for checkpoint in [log.checkpoint(&[], 0), log.cleaned_checkpoint(&[], 0)] {
+            let extents = [extent(20, 30)].into();
+            let found = Found { checkpoint: Some((9, checkpoint)), extents, ..Found::default() };
+            assert_eq!(bounds(found), Ok((20, 20, 30)));
         }
     }
 

@@ -285,8 +285,7 @@ impl<I: Io> Owner<I> {
         if before <= log.borrow().log_start() {
             return Ok(log.borrow().log_start());
         }
-        self.journal_log_start(id, before).await?;
-        log.borrow_mut().trim(before);
+        self.raise_log_start(&log, before).await?;
         let log_start = log.borrow().log_start();
         Ok(log_start)
     }

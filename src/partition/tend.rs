@@ -45,6 +45,8 @@ const SIZE_BYTES_MIN: u64 = 1 << 20;
 const SLICE: usize = 256;
 /// Bytes that are copied before there is a pause as long as copying them took.
 const PACE_BYTES: u64 = 1 << 20;
+/// How long one waits for memory.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of checkpoints that are recorded at a time.
 const RECORD_BYTES: usize = 128 << 10;
 /// How often it is looked without anybody's asking, and again after a failure.
@@ -276,8 +278,13 @@ impl<I: Io> Owner<I> {
                 }
             }
             self.journal.room(bytes).await.map_err(super::drain::refused)?;
-            let done = self.record_some(pack, rest.get(..count).unwrap_or_default(), &chosen);
-            rest = rest.get(done.await?..).unwrap_or_default();
+            let some = rest.get(..count).unwrap_or_default();
+            let done = self.record_some(pack, some, &chosen).await?;
+            if done == 0 {
+                // The journal has room, so it is memory that is short; what uses it must go on.
+                self.io.sleep(SHORT_PAUSE).await;
+            }
+            rest = rest.get(done..).unwrap_or_default();
         }
         Ok(())
     }

@@ -87,6 +87,9 @@ impl<I: Io> Owner<I> {
                 None => (Vec::new(), false),
             })
             .await?;
+        // Its files go next; power loss must not bring back a topic without them.
+        let flushed = self.journal().wait_flushed(self.journal().durable()).await;
+        flushed.map_err(|_| ErrorCode::KAFKA_STORAGE_ERROR)?;
         if existed { Ok(()) } else { Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) }
     }
 

@@ -39,7 +39,7 @@ pub async fn run(io: SimIo, stage: Rc<Stage>) {
     while !stage.is_over() {
         let done = match io.random() % 4 {
             0 => delete_prefix(&io, &stage, &mut client).await,
-            _ => churn(&stage, &mut client, &mut reused).await,
+            _ => churn(&io, &stage, &mut client, &mut reused).await,
         };
         if done.is_err() {
             io.sleep(PAUSE).await;
@@ -105,7 +105,12 @@ async fn look(client: &mut Client, name: &str) -> Result<Option<Uuid>, Lost> {
 }
 
 /// One step in the life of `REUSED`, checked against what is known (P6).
-async fn churn(stage: &Stage, client: &mut Client, reused: &mut Reused) -> Result<(), Lost> {
+async fn churn(
+    io: &SimIo,
+    stage: &Stage,
+    client: &mut Client,
+    reused: &mut Reused,
+) -> Result<(), Lost> {
     let found = look(client, REUSED).await?;
     let known = match found {
         Some(id) => Reused::There(id),
@@ -118,7 +123,10 @@ async fn churn(stage: &Stage, client: &mut Client, reused: &mut Reused) -> Resul
     *reused = Reused::Unknown;
     match known {
         Reused::There(id) => {
-            put_one(client).await?;
+            // Some are taken out of the journal while their topic is deleted.
+            for _ in 0..1 + io.random() % 4 {
+                put_one(client).await?;
+            }
             delete(client).await?;
             stage.history().met.topics_deleted += 1;
             let left = look(client, REUSED).await?;
@@ -126,7 +134,9 @@ async fn churn(stage: &Stage, client: &mut Client, reused: &mut Reused) -> Resul
             *reused = Reused::Gone;
         }
         _ => {
-            create(client, REUSED, 3, &[]).await?;
+            let compacted = [("cleanup.policy", "compact"), ("segment.ms", "1")];
+            let settings = if io.random().is_multiple_of(2) { &compacted[..] } else { &[] };
+            create(client, REUSED, 3, settings).await?;
             let made = look(client, REUSED).await?;
             let Some(id) = made else { panic!("a topic is not there after it was made") };
             for index in 0..3 {
@@ -151,7 +161,7 @@ async fn delete(client: &mut Client) -> Result<(), Lost> {
 /// One record into each partition of `REUSED`.
 async fn put_one(client: &mut Client) -> Result<(), Lost> {
     let mut builder = BatchBuilder::new();
-    builder.push(&NewRecord { value: Some(b"one"), ..NewRecord::default() });
+    builder.push(&NewRecord { key: Some(b"key"), value: Some(b"one"), ..NewRecord::default() });
     let batch = builder.build(Codec::None).expect("nothing to compress");
     let partition_data = (0..3)
         .map(|index| produce::PartitionProduceData { index, records: Some(&batch) })

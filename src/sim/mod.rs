@@ -64,6 +64,8 @@ struct Plan {
     lives: u32,
     /// The map of keys does not take all keys at a time.
     is_map_small: bool,
+    /// Whether dead segments are looked for all the time.
+    cleans_often: bool,
     /// Tombstones outlive the run.
     tombstones_stay: bool,
     /// Of the compacted topic.
@@ -89,6 +91,7 @@ impl Plan {
             flushed: seed % 4 != 3,
             lives: 2 + u32::try_from(world.below(5)).unwrap_or(0),
             is_map_small: seed.is_multiple_of(3),
+            cleans_often: seed % 5 < 4,
             tombstones_stay: seed.is_multiple_of(2),
             compression: match seed % 14 {
                 1 => "uncompressed",

@@ -363,6 +363,10 @@ fn config(plan: Plan) -> BrokerConfig {
     for (name, value) in SETTINGS {
         config.set(name, value, Source::File).expect("a setting");
     }
+    // What is below the log start goes at once, in the midst of drains, compactions and merges.
+    if plan.cleans_often {
+        config.set("log.retention.check.interval.ms", "1", Source::File).expect("a setting");
+    }
     if plan.is_map_small {
         config.set("log.cleaner.dedupe.buffer.size", "4096", Source::File).expect("a setting");
     }

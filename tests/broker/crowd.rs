@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use crate::asks::{poll, produce_many, written};
+use crate::asks::{Ask, fetched, poll, produce_many, written};
 use crate::frames::{Batch, Came, Peer, api_versions, fetch, produce};
 use crate::librdkafka::create_topic;
 use crate::world::{Broker, fresh};
@@ -84,6 +84,42 @@ fn announced_requests_that_do_not_come_take_no_memory_from_others() {
         let outcome = written(&peer.ask(&produce_many(&topic, &large)));
         assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
     }
+    broker.assert_alive();
+}
+
+#[test]
+fn readers_that_take_nothing_leave_memory_to_writers() {
+    let mut broker = Broker::start(&[BOUNDED]);
+    let topic = fresh("untaken");
+    create_topic(&broker.bootstrap(), &topic, 2);
+    let mut writer = Peer::connect(broker.address());
+    let mut write = |count: i64| {
+        for _ in 0..count {
+            let outcome =
+                written(&writer.ask(&produce_many(&topic, &[(0, 900_000), (1, 900_000)])));
+            assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
+        }
+    };
+    write(150);
+    let ask = |partition, offset| {
+        let parts = &[(partition, offset, 8 << 20)];
+        Ask { topic: &topic, parts, wait_ms: 0, bytes_min: 1, bytes_max: 8 << 20 }.encode()
+    };
+    let mut readers = Vec::new();
+    for number in 0..40 {
+        for partition in [0, 1] {
+            let mut reader = Peer::connect(broker.address());
+            reader.send(&ask(partition, number * 3));
+            readers.push(reader);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    write(20);
+    assert!(broker.resident_bytes() < RESIDENT_MAX);
+    // Who takes its answer gets more.
+    let mut reader = Peer::connect(broker.address());
+    let answer = reader.ask(&ask(0, 5));
+    assert!(fetched(&answer).iter().any(|part| part.bytes > 800_000));
     broker.assert_alive();
 }
 
