@@ -15,6 +15,7 @@ mod damage;
 mod damaged_offsets;
 mod damaged_packs;
 mod disk;
+mod epochs;
 mod flips;
 mod frames;
 mod full;
