@@ -156,6 +156,8 @@ pub struct Commit {
     pub generation: i32,
     pub member_id: String,
     pub instance_id: Option<String>,
+    /// How long the offsets are to be kept, as versions 2 to 4 may say; -1 leaves it to the node.
+    pub retention_ms: i64,
     pub offsets: Vec<(String, Vec<CommitPartition>)>,
 }
 
