@@ -8,24 +8,27 @@
 //!   G1  Records of one coordinator are appended in the order in which the mind wrote them.
 //!   G2  The mind hears that a write is done only when it is durable.
 //!   G3  Nothing is asked of the mind before everything that is on disk was replayed to it.
+//!   G4  The mind holds the groups of the offsets topic that is there, and of this core: those of a
+//!       deleted one go before anything else is asked, and nothing of theirs is written elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::append::{ProduceAnswer, ProduceAnswers, ProducePart};
 use super::{FetchPart, Owner};
 use crate::base::few::Few;
-use crate::base::ids::PartitionId;
+use crate::base::ids::{PartitionId, TopicNumber};
 use crate::base::limits;
 use crate::base::time::Instant;
 use crate::group::{self, Answer, Effect, Groups, Input, Now, Request, Ticket, WriteId};
 use crate::io::Io;
 use crate::io::mailbox::oneshot;
 use crate::io::reply::Awaited;
-use crate::metadata::OFFSETS_TOPIC;
+use crate::metadata::{Image, OFFSETS_TOPIC};
 use crate::wire::error::ErrorCode;
 use crate::wire::records::{
     self, BatchBuilder, Codec, HEADER_BYTES, NewRecord, Records, decompress,
@@ -38,6 +41,8 @@ const LOAD_BYTES: usize = 1 << 20;
 pub struct Coordinator {
     groups: RefCell<Groups>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
+    /// The topic that keeps the groups, if it is there.
+    topic: Cell<Option<TopicNumber>>,
     writes: RefCell<VecDeque<Write>>,
     /// The task that appends, when it has nothing to do.
     writer: RefCell<Option<Waker>>,
@@ -48,7 +53,8 @@ pub struct Coordinator {
 
 struct Write {
     id: WriteId,
-    group_id: String,
+    /// Where the group was kept when it asked for this.
+    partition: Option<PartitionId>,
     records: Vec<group::Record>,
 }
 
@@ -57,6 +63,7 @@ impl Coordinator {
         Coordinator {
             groups: RefCell::new(Groups::new(settings)),
             waiting: RefCell::new(HashMap::new()),
+            topic: Cell::new(None),
             writes: RefCell::new(VecDeque::new()),
             writer: RefCell::new(None),
             timer: RefCell::new(None),
@@ -71,6 +78,7 @@ impl<I: Io> Owner<I> {
     pub async fn start_coordinator(self: &Rc<Self>) -> Result<(), ErrorCode> {
         let image = self.image();
         if let Some(topic) = image.topic(OFFSETS_TOPIC) {
+            self.coordinator.topic.set(Some(topic.number));
             for index in 0..topic.partitions {
                 let id = PartitionId { topic: topic.number, index };
                 if self.shared().owner_of(id) == self.core() {
@@ -86,15 +94,21 @@ impl<I: Io> Owner<I> {
 
     /// Asks the mind; returns its answer when there is one.
     pub async fn group_request(self: &Rc<Self>, group_id: String, request: Request) -> Answer {
+        let image = self.follow_offsets_topic();
+        let partition = partition_of(&image, &group_id);
+        if partition.is_none_or(|id| self.shared().owner_of(id) != self.core()) {
+            return request.refused(ErrorCode::NOT_COORDINATOR);
+        }
         let (reply, answer) = oneshot::channel();
         let ticket = self.ticket();
         self.coordinator.waiting.borrow_mut().insert(ticket, reply);
-        self.group_input(Input::Request { ticket: Ticket(ticket), group_id, request });
+        self.hand_in(&image, Input::Request { ticket: Ticket(ticket), group_id, request });
         answer.await.unwrap_or_else(|_| unreachable!("the mind answers every ticket"))
     }
 
     /// Looks at the groups, which are never seen in between two states.
     pub fn with_groups<R>(&self, look: impl FnOnce(&Groups) -> R) -> R {
+        self.follow_offsets_topic();
         look(&self.coordinator.groups.borrow())
     }
 
@@ -105,10 +119,18 @@ impl<I: Io> Owner<I> {
 
     /// The partition of the offsets topic that keeps `group_id`, if the topic is there.
     pub fn offsets_partition(&self, group_id: &str) -> Option<PartitionId> {
+        partition_of(&self.image(), group_id)
+    }
+
+    /// Lets go of the groups when the topic that kept them is gone (G4). The image that says so.
+    pub(super) fn follow_offsets_topic(&self) -> Arc<Image> {
         let image = self.image();
-        let topic = image.topic(OFFSETS_TOPIC)?;
-        let count = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
-        topic.partition(group::offsets_partition(group_id, count))
+        let number = image.topic(OFFSETS_TOPIC).map(|topic| topic.number);
+        if self.coordinator.topic.replace(number) != number {
+            self.coordinator.writes.borrow_mut().clear();
+            self.hand_in(&image, Input::Unloaded);
+        }
+        image
     }
 
     fn group_now(&self) -> Now {
@@ -116,6 +138,11 @@ impl<I: Io> Owner<I> {
     }
 
     fn group_input(&self, input: Input) {
+        let image = self.follow_offsets_topic();
+        self.hand_in(&image, input);
+    }
+
+    fn hand_in(&self, image: &Image, input: Input) {
         let coordinator = &self.coordinator;
         let mut effects = Vec::new();
         let next = {
@@ -132,7 +159,8 @@ impl<I: Io> Owner<I> {
                     }
                 }
                 Effect::Write { write, group_id, records } => {
-                    let write = Write { id: write, group_id, records };
+                    let partition = partition_of(image, &group_id);
+                    let write = Write { id: write, partition, records };
                     coordinator.writes.borrow_mut().push_back(write);
                     wake(&coordinator.writer);
                 }
@@ -148,8 +176,7 @@ impl<I: Io> Owner<I> {
         self: &Rc<Self>,
         write: &Write,
     ) -> Result<Awaited<ProduceAnswers>, ErrorCode> {
-        let partition = self.offsets_partition(&write.group_id);
-        let partition = partition.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+        let partition = write.partition.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
         let timestamp = self.io().wall().0;
         let mut batch = BatchBuilder::new();
         for record in &write.records {
@@ -213,6 +240,13 @@ impl<I: Io> Owner<I> {
             }
         }
     }
+}
+
+/// The partition of the offsets topic that keeps `group_id`.
+fn partition_of(image: &Image, group_id: &str) -> Option<PartitionId> {
+    let topic = image.topic(OFFSETS_TOPIC)?;
+    let count = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
+    topic.partition(group::offsets_partition(group_id, count))
 }
 
 fn wake(waker: &RefCell<Option<Waker>>) {

@@ -9,6 +9,7 @@ mod cage;
 mod clients;
 mod compaction;
 mod connections;
+mod coordinators;
 mod cores;
 mod crowd;
 mod damage;

@@ -266,6 +266,48 @@ fn offsets_with_a_retention_of_their_own_expire_by_it() {
     assert_eq!(committed(&world, "long"), None);
 }
 
+/// Groups once outlived the topic that kept them, and wrote to the next one of its name.
+#[test]
+fn groups_go_with_the_topic_that_keeps_them_and_nobody_waits_on() {
+    let mut world = World::hasty();
+    let (ids, generation) = world.stable(2);
+    world.ask_of("old", simple_commit("t", 1));
+    world.is_prompt = false;
+    let commits = world.ask(commit(&ids[0], generation, "t", 1));
+    let deletes = world.ask_of("old", Request::DeleteGroup);
+    let joins = world.ask(Request::Join(join_as(&ids[0])));
+    let other = world.ask_of("other", Request::Join(join("c")));
+    let other = world.joined(other);
+    let sync = Sync { generation: other.generation, ..sync_of(&other.member_id) };
+    let syncs = world.ask_of("other", Request::Sync(sync));
+    assert!([commits, deletes, joins, syncs].iter().all(|ticket| world.is_waiting(*ticket)));
+
+    world.handle(Input::Unloaded);
+    let error = ErrorCode::NOT_COORDINATOR;
+    assert_eq!(code(&mut world, commits), error);
+    assert_eq!(world.answers.remove(&deletes), Some(Answer::DeleteGroup(error)));
+    assert_eq!(world.joined(joins).error, error);
+    assert_eq!(world.synced(syncs).error, error);
+    assert_eq!(world.groups.list().count(), 0);
+    assert_eq!(world.groups.next_timeout(), None);
+    // What was on its way is nobody's, also under the same name.
+    let news = world.ask(simple_commit("u", 7));
+    world.settle(ErrorCode::NONE);
+    assert_eq!(code(&mut world, news), ErrorCode::NONE);
+    assert_eq!((committed(&world, "t"), committed(&world, "u")), (None, Some(7)));
+}
+
+fn sync_of(member_id: &str) -> Sync {
+    Sync {
+        generation: 0,
+        member_id: member_id.to_owned(),
+        instance_id: None,
+        protocol_type: None,
+        protocol_name: None,
+        assignments: Vec::new(),
+    }
+}
+
 #[test]
 fn offsets_go_with_their_topic() {
     let mut world = World::new();

@@ -1,0 +1,127 @@
+//! Groups and the topic that keeps them, from outside: who makes it, what goes with it, and who
+//! tells of which group.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use corelog::wire::api::{self, ApiKey};
+
+use crate::answers::{ask, ask_on, read};
+use crate::frames::Peer;
+use crate::full::delete_topic;
+use crate::librdkafka::create_topic;
+use crate::world::{Broker, fresh};
+
+const OFFSETS_TOPIC: &str = "__consumer_offsets";
+const NOT_COORDINATOR: i16 = 16;
+const SOON: Duration = Duration::from_secs(20);
+
+/// OffsetCommit of version 4 by nobody's member: offset 1000 of partition 0, 1001 of 1, and so on.
+pub fn commit(broker: &Broker, group: &str, topic: &str, partitions: &[i32]) {
+    use api::offset_commit::{
+        OffsetCommitRequestPartition, OffsetCommitRequestTopic, Request, Response,
+    };
+    let partitions = partitions.iter().map(|partition| OffsetCommitRequestPartition {
+        partition_index: *partition,
+        committed_offset: i64::from(1000 + partition),
+        ..OffsetCommitRequestPartition::default()
+    });
+    let topic = OffsetCommitRequestTopic {
+        name: topic,
+        partitions: partitions.collect(),
+        ..OffsetCommitRequestTopic::default()
+    };
+    let request = Request { group_id: group, topics: vec![topic], ..Request::default() };
+    let body = ask(broker, ApiKey::OffsetCommit, 4, &request);
+    let answer: Response<'_> = read(&body, ApiKey::OffsetCommit, 4);
+    assert!(answer.topics[0].partitions.iter().all(|one| one.error_code == 0), "{answer:?}");
+}
+
+/// How many offsets the group has committed.
+fn committed(broker: &Broker, group: &str) -> usize {
+    use api::offset_fetch::{Request, Response};
+    let request = Request { group_id: group, topics: None, ..Request::default() };
+    let body = ask(broker, ApiKey::OffsetFetch, 7, &request);
+    let answer: Response<'_> = read(&body, ApiKey::OffsetFetch, 7);
+    answer.topics.iter().map(|topic| topic.partitions.len()).sum()
+}
+
+/// The groups that ListGroups tells of on a connection.
+fn listed(peer: &mut Peer) -> Vec<String> {
+    use api::list_groups::{Request, Response};
+    let body = ask_on(peer, ApiKey::ListGroups, 4, &Request::default());
+    let answer: Response<'_> = read(&body, ApiKey::ListGroups, 4);
+    answer.groups.iter().map(|group| group.group_id.to_string()).collect()
+}
+
+fn await_that(what: &str, broker: &Broker, done: impl Fn() -> bool) {
+    let until = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < until, "not {what}:\n{}", broker.log());
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// JoinGroup of version 3.
+fn join<'a>(group: &'a str, member_id: &'a str) -> api::join_group::Request<'a> {
+    let protocol = api::join_group::JoinGroupRequestProtocol { name: "range", metadata: b"" };
+    api::join_group::Request {
+        group_id: group,
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        member_id,
+        protocol_type: "consumer",
+        protocols: vec![protocol],
+        ..Default::default()
+    }
+}
+
+/// Groups once lived on in the cores when the topic that kept them was deleted.
+#[test]
+fn groups_go_with_the_topic_that_keeps_them() {
+    let mut broker = Broker::start(&[("offsets.topic.num.partitions", "3")]);
+    let topic = fresh("topic");
+    create_topic(&broker.bootstrap(), &topic, 1);
+    let groups: Vec<String> = (0..20).map(|_| fresh("group")).collect();
+    for group in &groups {
+        commit(&broker, group, &topic, &[0]);
+    }
+    // Somebody waits for the other member of a group to join again.
+    let waited = fresh("waited");
+    let mut first = Peer::connect(broker.address());
+    let body = ask_on(&mut first, ApiKey::JoinGroup, 3, &join(&waited, ""));
+    let answer: api::join_group::Response<'_> = read(&body, ApiKey::JoinGroup, 3);
+    assert_eq!(answer.error_code, 0);
+    let address = broker.address();
+    let group = waited.clone();
+    let waits = std::thread::spawn(move || {
+        let body = ask_on(&mut Peer::connect(address), ApiKey::JoinGroup, 3, &join(&group, ""));
+        let answer: api::join_group::Response<'_> = read(&body, ApiKey::JoinGroup, 3);
+        answer.error_code
+    });
+    await_that("two members", &broker, || {
+        use api::describe_groups::{Request, Response};
+        let request = Request { groups: vec![&waited], ..Request::default() };
+        let body = ask(&broker, ApiKey::DescribeGroups, 5, &request);
+        let answer: Response<'_> = read(&body, ApiKey::DescribeGroups, 5);
+        answer.groups[0].members.len() == 2
+    });
+
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(listed(&mut peer).len(), groups.len() + 1);
+    assert_eq!(delete_topic(&mut peer, OFFSETS_TOPIC), 0);
+    assert_eq!(waits.join().expect("an answer"), NOT_COORDINATOR);
+    assert_eq!(listed(&mut peer), Vec::<String>::new());
+
+    // The next one of its name begins anew, on whichever cores it is.
+    assert!(groups.iter().all(|group| committed(&broker, group) == 0));
+    for group in groups.iter().step_by(2) {
+        commit(&broker, group, &topic, &[0]);
+    }
+    for _ in 0..2 {
+        let found = groups.iter().map(|group| committed(&broker, group));
+        assert!(found.eq([1, 0].repeat(groups.len() / 2)));
+        broker.restart();
+    }
+    assert_eq!(listed(&mut Peer::connect(broker.address())).len(), groups.len() / 2);
+}
