@@ -10,6 +10,7 @@ use crate::answers::{ask, ask_on, read};
 use crate::frames::Peer;
 use crate::full::delete_topic;
 use crate::librdkafka::create_topic;
+use crate::stored::alter;
 use crate::world::{Broker, fresh};
 
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
@@ -124,4 +125,30 @@ fn groups_go_with_the_topic_that_keeps_them() {
         broker.restart();
     }
     assert_eq!(listed(&mut Peer::connect(broker.address())).len(), groups.len() / 2);
+}
+
+/// One batch was written for all of them, which the topic refused: they stayed for ever.
+#[test]
+fn more_offsets_than_a_batch_holds_go_with_their_topic_or_group() {
+    let mut broker = Broker::start(&[]);
+    let (topic, kept) = (fresh("gone"), fresh("kept"));
+    for topic in [&topic, &kept] {
+        create_topic(&broker.bootstrap(), topic, 200);
+    }
+    let (loses, deleted) = (fresh("loses"), fresh("deleted"));
+    let all: Vec<i32> = (0..200).collect();
+    for few in all.chunks(10) {
+        commit(&broker, &loses, &topic, few);
+        commit(&broker, &deleted, &kept, few);
+    }
+    alter(&broker, OFFSETS_TOPIC, "max.message.bytes", "2000");
+    assert_eq!([&loses, &deleted].map(|group| committed(&broker, group)), [200, 200]);
+    assert_eq!(delete_topic(&mut Peer::connect(broker.address()), &topic), 0);
+    await_that("forgotten", &broker, || committed(&broker, &loses) == 0);
+    let request = api::delete_groups::Request { groups_names: vec![&deleted] };
+    let body = ask(&broker, ApiKey::DeleteGroups, 1, &request);
+    let answer: api::delete_groups::Response<'_> = read(&body, ApiKey::DeleteGroups, 1);
+    assert_eq!(answer.results[0].error_code, 0);
+    broker.restart();
+    assert_eq!([&loses, &deleted].map(|group| committed(&broker, group)), [0, 0]);
 }
