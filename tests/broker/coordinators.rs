@@ -127,6 +127,38 @@ fn groups_go_with_the_topic_that_keeps_them() {
     assert_eq!(listed(&mut Peer::connect(broker.address())).len(), groups.len() / 2);
 }
 
+/// An ordinary topic of one partition took its place once, and was not compacted.
+#[test]
+fn whoever_asks_for_the_topic_of_groups_first_it_is_the_same() {
+    use api::metadata::{MetadataRequestTopic, Request, Response};
+    let settings = [("offsets.topic.num.partitions", "7"), ("num.partitions", "2")];
+    let broker = Broker::start(&settings);
+    let names = [OFFSETS_TOPIC, "ordinary"]
+        .map(|name| MetadataRequestTopic { name: Some(name), ..MetadataRequestTopic::default() });
+    let request = Request {
+        topics: Some(names.to_vec()),
+        allow_auto_topic_creation: true,
+        ..Request::default()
+    };
+    let body = ask(&broker, ApiKey::Metadata, 9, &request);
+    let answer: Response<'_> = read(&body, ApiKey::Metadata, 9);
+    let told: Vec<_> =
+        answer.topics.iter().map(|topic| (topic.is_internal, topic.partitions.len())).collect();
+    assert_eq!(told, [(true, 7), (false, 2)]);
+
+    use api::describe_configs::DescribeConfigsResource;
+    let resource = DescribeConfigsResource {
+        resource_type: 2,
+        resource_name: OFFSETS_TOPIC,
+        configuration_keys: Some(vec!["cleanup.policy"]),
+    };
+    let request =
+        api::describe_configs::Request { resources: vec![resource], ..Default::default() };
+    let body = ask(&broker, ApiKey::DescribeConfigs, 4, &request);
+    let answer: api::describe_configs::Response<'_> = read(&body, ApiKey::DescribeConfigs, 4);
+    assert_eq!(answer.results[0].configs[0].value, Some("compact"));
+}
+
 /// One batch was written for all of them, which the topic refused: they stayed for ever.
 #[test]
 fn more_offsets_than_a_batch_holds_go_with_their_topic_or_group() {
