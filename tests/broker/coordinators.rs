@@ -1,6 +1,7 @@
 //! Groups and the topic that keeps them, from outside: who makes it, what goes with it, and who
 //! tells of which group.
 
+use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -183,4 +184,24 @@ fn more_offsets_than_a_batch_holds_go_with_their_topic_or_group() {
     assert_eq!(answer.results[0].error_code, 0);
     broker.restart();
     assert_eq!([&loses, &deleted].map(|group| committed(&broker, group)), [0, 0]);
+}
+
+/// Each core once told of all groups, and a client that asks every broker found each twice.
+#[test]
+fn a_core_that_is_a_broker_of_its_own_lists_its_own_groups() {
+    let broker = Broker::start(&[("per.core.listeners", "true")]);
+    let topic = fresh("topic");
+    create_topic(&broker.bootstrap(), &topic, 1);
+    let groups: BTreeSet<String> = (0..20).map(|_| fresh("group")).collect();
+    for group in &groups {
+        commit(&broker, group, &topic, &[0]);
+    }
+    let of_core = [1, 2].map(|core| {
+        let mut address = broker.address();
+        address.set_port(address.port() + core);
+        listed(&mut Peer::connect(address))
+    });
+    assert!(of_core.iter().all(|found| !found.is_empty()), "{of_core:?}");
+    assert_eq!(of_core[0].len() + of_core[1].len(), groups.len());
+    assert_eq!(of_core.concat().into_iter().collect::<BTreeSet<_>>(), groups);
 }
