@@ -29,6 +29,7 @@ mod million;
 mod per_core;
 mod polls;
 mod program;
+mod repeats;
 mod segments;
 mod shards;
 mod start;
