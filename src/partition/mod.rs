@@ -51,6 +51,8 @@ mod scrub;
 mod settle;
 mod shared;
 mod tend;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod traffic;
 mod turns;
