@@ -155,7 +155,7 @@ fn write_length(out: &mut dyn Write, bytes: Option<&[u8]>) -> io::Result<()> {
 fn write_headers(out: &mut dyn Write, record: &Record<'_>) -> io::Result<()> {
     for (index, header) in record.headers().enumerate() {
         let comma = if index > 0 { "," } else { "" };
-        write!(out, "{comma}{}=", header.key)?;
+        write!(out, "{comma}{}=", String::from_utf8_lossy(header.key))?;
         out.write_all(header.value.unwrap_or(b"NULL"))?;
     }
     Ok(())
@@ -172,7 +172,7 @@ pub fn json_record(origin: Origin<'_>, record: &Record<'_>) -> Value {
     insert_bytes(&mut object, "value", record.value);
     let headers = record.headers().map(|header| {
         let mut object = serde_json::Map::new();
-        object.insert("key".into(), json!(header.key));
+        insert_bytes(&mut object, "key", Some(header.key));
         insert_bytes(&mut object, "value", header.value);
         Value::Object(object)
     });

@@ -66,6 +66,7 @@ impl Groups {
                     });
                 }
             }
+            Input::Unloaded => self.unload(now, effects),
             Input::Timeout => self.timeout(now, effects),
         }
     }
@@ -179,6 +180,17 @@ impl Groups {
     fn written(&mut self, now: Now, write: WriteId, error: ErrorCode, effects: &mut Vec<Effect>) {
         if let Some(group_id) = self.writes.open.remove(&write) {
             self.within(now, &group_id, effects, |group, step| group.written(write, error, step));
+        }
+    }
+
+    /// Lets go of all groups. Their open writes, should they be reported, are nobody's.
+    fn unload(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.writes.open.clear();
+        self.wakes.clear();
+        self.expiry.after = None;
+        for slot in std::mem::take(&mut self.groups).into_values() {
+            let (settings, writes) = (&self.settings, &mut self.writes);
+            slot.group.unload(&mut Step { now, settings, writes, effects });
         }
     }
 

@@ -83,6 +83,8 @@ pub enum Input {
     TopicsDeleted {
         topics: Vec<String>,
     },
+    /// The topic that kept the groups is gone, and they with it.
+    Unloaded,
     /// What `next_timeout` promised may have come; nothing happens if it has not.
     Timeout,
 }
@@ -156,6 +158,8 @@ pub struct Commit {
     pub generation: i32,
     pub member_id: String,
     pub instance_id: Option<String>,
+    /// How long the offsets are to be kept, as versions 2 to 4 may say; -1 leaves it to the node.
+    pub retention_ms: i64,
     pub offsets: Vec<(String, Vec<CommitPartition>)>,
 }
 
@@ -254,7 +258,7 @@ impl SyncAnswer {
 
 impl Request {
     /// The answer that says nothing but `error`, for every part of the request.
-    pub(super) fn refused(&self, error: ErrorCode) -> Answer {
+    pub fn refused(&self, error: ErrorCode) -> Answer {
         match self {
             Request::Join(join) => JoinAnswer::refused(&join.member_id, error),
             Request::Sync(_) => SyncAnswer::refused(error),

@@ -106,7 +106,8 @@ impl Group {
             for partition in partitions {
                 let code = self.validate_offset(topic, partition, changes.len(), step);
                 if code.is_none() {
-                    changes.push(change(topic, partition, step));
+                    let expires_at = expiry_of(commit.retention_ms, step.now.wall);
+                    changes.push(change(topic, partition, expires_at, step));
                 }
                 codes.push((partition.partition, code));
             }
@@ -249,13 +250,24 @@ impl Group {
     }
 }
 
-fn change(topic: &str, partition: &CommitPartition, step: &Step<'_>) -> Change {
+/// When offsets expire whose client has said how long to keep them; -1 says nothing.
+fn expiry_of(retention_ms: i64, now: UnixMillis) -> Option<UnixMillis> {
+    let is_said = retention_ms != -1;
+    is_said.then(|| UnixMillis(now.0.saturating_add(retention_ms).max(0)))
+}
+
+fn change(
+    topic: &str,
+    partition: &CommitPartition,
+    expires_at: Option<UnixMillis>,
+    step: &Step<'_>,
+) -> Change {
     let committed = Committed {
         offset: partition.offset,
         leader_epoch: partition.leader_epoch,
         metadata: partition.metadata.as_str().into(),
         committed_at: step.now.wall,
-        expires_at: None,
+        expires_at,
     };
     Change { topic: topic.to_owned(), partition: partition.partition, to: Some(committed) }
 }

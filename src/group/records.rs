@@ -3,7 +3,8 @@
 //!     key    | version i16 | fields |     0, 1: an offset    2: a group    others: not for us
 //!     value  | version i16 | fields |     null: a tombstone
 //!
-//! Offsets and groups are written in version 3 and read in versions 0 to 4; 4 is flexible.
+//! Offsets and groups are written in version 3 and read in versions 0 to 4; 4 is flexible. Offsets
+//! with a time of their own are written in version 1, the only one that has it, as Kafka does.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ pub(super) const NAME_BYTES_MAX: usize = 32_000;
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
 const OFFSET_VALUE: i16 = 3;
+const EXPIRING_OFFSET_VALUE: i16 = 1;
 const GROUP_VALUE: i16 = 3;
 const VALUE_MAX: i16 = 4;
 
@@ -138,13 +140,15 @@ fn encode<'a>(version: i16, fields: &impl Wire<'a>) -> Bytes {
 pub(super) fn offset_record(group: &str, change: &Change) -> Record {
     let tombstone = offset_tombstone(group, &change.topic, change.partition);
     let value = change.to.as_ref().map(|committed| {
+        let expires = committed.expires_at;
         encode(
-            OFFSET_VALUE,
+            expires.map_or(OFFSET_VALUE, |_| EXPIRING_OFFSET_VALUE),
             &OffsetValue {
                 offset: committed.offset,
                 leader_epoch: committed.leader_epoch,
                 metadata: &committed.metadata,
                 commit_timestamp: committed.committed_at.0,
+                expire_timestamp: expires.map_or(-1, |at| at.0),
                 ..OffsetValue::default()
             },
         )

@@ -45,6 +45,31 @@ impl Group {
         }
     }
 
+    /// Sends everybody who waits to find the coordinator again; the group is forgotten.
+    pub(super) fn unload(mut self, step: &mut Step<'_>) {
+        let error = ErrorCode::NOT_COORDINATOR;
+        let member_ids: Vec<String> = self.members.keys().cloned().collect();
+        for member_id in member_ids {
+            self.release(&member_id, error, step);
+        }
+        for pending in self.writes.into_values() {
+            match pending {
+                Pending::Offsets { answer: Some((ticket, answer)), .. } => {
+                    step.answer(ticket, answer.unless_lost(error));
+                }
+                Pending::Deletion { ticket: Some(ticket) } => {
+                    step.answer(ticket, Answer::DeleteGroup(error));
+                }
+                // Their members were released, or nobody waits.
+                Pending::Offsets { .. }
+                | Pending::Deletion { .. }
+                | Pending::Assignment { .. }
+                | Pending::StaticRejoin(_)
+                | Pending::Emptied => {}
+            }
+        }
+    }
+
     fn deleted(&mut self, ticket: Option<Ticket>, error: ErrorCode, step: &mut Step<'_>) {
         if error.is_none() {
             self.recorded = false;

@@ -18,7 +18,8 @@ use crate::wire::api::{alter_configs, describe_configs, incremental_alter_config
 use crate::wire::error::ErrorCode;
 
 use describe_configs::{
-    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+    DescribeConfigsResource, DescribeConfigsResourceResult, DescribeConfigsResult,
+    DescribeConfigsSynonym,
 };
 
 /// Kafka's numbers of resource types.
@@ -43,14 +44,12 @@ pub fn describe<I: Io>(
     let image = handlers.image();
     let shared = handlers.dispatch.shared().clone();
     let with = Wanted { docs: asked.include_documentation, synonyms: asked.include_synonyms };
-    let results = asked.resources.iter().map(|resource| {
-        let name = resource.resource_name;
-        let wanted = |setting: &str| {
-            // No names ask for all, as null does.
-            let keys = resource.configuration_keys.as_deref().unwrap_or_default();
-            keys.is_empty() || keys.contains(&setting)
-        };
-        let described = match resource.resource_type {
+    let resources = each_once(&asked.resources);
+    let results = resources.iter().map(|(resource_type, name, settings)| {
+        let (resource_type, name) = (*resource_type, *name);
+        let wanted =
+            |setting: &str| settings.as_ref().is_none_or(|settings| settings.contains(setting));
+        let described = match resource_type {
             RESOURCE_TOPIC => image
                 .topic(name)
                 .map(|topic| describe_topic(topic, shared.config(), &wanted, with))
@@ -70,13 +69,37 @@ pub fn describe<I: Io>(
         DescribeConfigsResult {
             error_code: error.0,
             error_message: error.name().filter(|_| error.is_error()),
-            resource_type: resource.resource_type,
+            resource_type,
             resource_name: name,
             configs: described.unwrap_or_default(),
         }
     });
     let response = describe_configs::Response { results: results.collect(), ..Default::default() };
     Ok(request.answer(&response))
+}
+
+/// A resource by its type and name, and the settings that are asked for; `None` for all.
+type Mentioned<'a> = (i8, &'a str, Option<BTreeSet<&'a str>>);
+
+/// Each resource once, with all that any mention of it asks for (H3).
+fn each_once<'a>(resources: &[DescribeConfigsResource<'a>]) -> Vec<Mentioned<'a>> {
+    let mut places = BTreeMap::new();
+    let mut found: Vec<Mentioned<'a>> = Vec::new();
+    for resource in resources {
+        let (kind, name) = (resource.resource_type, resource.resource_name);
+        let place = *places.entry((kind, name)).or_insert(found.len());
+        if place == found.len() {
+            found.push((kind, name, Some(BTreeSet::new())));
+        }
+        let Some((.., settings)) = found.get_mut(place) else { continue };
+        // No names ask for all, as null does.
+        let names = resource.configuration_keys.as_deref().unwrap_or_default();
+        match settings {
+            Some(settings) if !names.is_empty() => settings.extend(names),
+            _ => *settings = None,
+        }
+    }
+    found
 }
 
 fn describe_topic<'a>(

@@ -20,7 +20,8 @@ pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
-    let asked: Asked<'_> = request.decode()?;
+    let mut asked: Asked<'_> = request.decode()?;
+    super::keep_first_mentions(&mut asked.groups);
     let lookups = asked.groups.iter().map(|group_id| describe(handlers, group_id));
     let found = super::in_turns(lookups).await;
     let groups = asked.groups.iter().zip(&found).map(|(group_id, found)| match found {

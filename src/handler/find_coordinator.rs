@@ -22,7 +22,8 @@ pub async fn handle<I: Io>(
     let asked: Asked<'_> = request.decode()?;
     let identity = handlers.identity.clone();
     let is_batched = request.version() >= BATCHED_FROM;
-    let keys = if is_batched { asked.coordinator_keys.clone() } else { vec![asked.key] };
+    let mut keys = if is_batched { asked.coordinator_keys.clone() } else { vec![asked.key] };
+    super::keep_first_mentions(&mut keys);
     let mut coordinators = Vec::with_capacity(keys.len());
     for key in keys {
         let found = find(handlers, asked.key_type, key).await;

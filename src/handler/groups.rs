@@ -31,13 +31,7 @@ impl<I: Io> Handlers<I> {
         if let Some(id) = self.dispatch.local().offsets_partition(group_id) {
             return Ok(id);
         }
-        let count = self.dispatch.shared().config().int("offsets.topic.num.partitions");
-        let wanted = NewTopic {
-            name: OFFSETS_TOPIC.to_string(),
-            partitions: i32::try_from(count).unwrap_or(1),
-            replication_factor: 1,
-            configs: offsets_topic_configs(),
-        };
+        let wanted = self.offsets_topic();
         let created = self.dispatch.call(CoreId::FIRST, move |owner| async move {
             // Another request may be faster: then the topic is there, which is as good.
             owner.create_topics(vec![wanted], false).await
@@ -45,6 +39,17 @@ impl<I: Io> Handlers<I> {
         created.await.map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
         let id = self.dispatch.local().offsets_partition(group_id);
         id.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+    }
+
+    /// The topic that keeps the groups, whoever asks for it first.
+    pub(super) fn offsets_topic(&self) -> NewTopic {
+        let count = self.dispatch.shared().config().int("offsets.topic.num.partitions");
+        NewTopic {
+            name: OFFSETS_TOPIC.to_string(),
+            partitions: i32::try_from(count).unwrap_or(1),
+            replication_factor: 1,
+            configs: offsets_topic_configs(),
+        }
     }
 
     /// Asks the coordinator of `group_id`.

@@ -1,4 +1,4 @@
-//! ListGroups: the groups of all cores, filtered by state and type.
+//! ListGroups: the groups that the asked broker coordinates, filtered by state and type.
 
 use std::rc::Rc;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Handlers, Request};
 use crate::connection::Closed;
-use crate::group::Listed;
+use crate::group::{Groups, Listed};
 use crate::io::Io;
 use crate::wire::api::list_groups::{ListedGroup, Request as Asked, Response};
 
@@ -18,11 +18,15 @@ pub async fn handle<I: Io>(
     request: &Request<'_>,
 ) -> Result<Vec<Bytes>, Closed> {
     let asked: Asked<'_> = request.decode()?;
-    let found = handlers
-        .dispatch
-        .call_all(|owner| async move { owner.with_groups(|groups| groups.list().collect()) })
-        .await;
-    let mut found: Vec<Listed> = found.into_iter().flat_map(|listed: Vec<Listed>| listed).collect();
+    let dispatch = &handlers.dispatch;
+    let found: Vec<Vec<Listed>> = if handlers.identity.cores.is_some() {
+        // A core that is a broker of its own answers for itself: clients ask every broker.
+        vec![dispatch.local().with_groups(|groups| groups.list().collect())]
+    } else {
+        let list = |groups: &Groups| groups.list().collect();
+        dispatch.call_all(move |owner| async move { owner.with_groups(list) }).await
+    };
+    let mut found: Vec<Listed> = found.into_iter().flatten().collect();
     found.sort_by(|one, two| one.group_id.cmp(&two.group_id));
     let any = |filter: &[&str], value: &str| {
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))

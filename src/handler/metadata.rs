@@ -10,7 +10,7 @@ use super::{Handlers, Request, operations};
 use crate::base::ids::CoreId;
 use crate::connection::Closed;
 use crate::io::Io;
-use crate::metadata::{Image, Topic};
+use crate::metadata::{Image, OFFSETS_TOPIC, Topic};
 use crate::partition::{NewTopic, check_name};
 use crate::wire::api::metadata::{
     MetadataRequestTopic, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -97,7 +97,7 @@ async fn create_missing<I: Io>(handlers: &Rc<Handlers<I>>, asked: &[MetadataRequ
     let image = handlers.image();
     let missing = asked.iter().filter(|topic| topic.topic_id.is_zero()).filter_map(|t| t.name);
     let missing = missing.filter(|name| image.topic(name).is_none() && check_name(name).is_ok());
-    let wanted: Vec<NewTopic> = missing.map(new_topic).collect();
+    let wanted: Vec<NewTopic> = missing.map(|name| new_topic(handlers, name)).collect();
     if wanted.is_empty() {
         return;
     }
@@ -110,7 +110,10 @@ async fn create_missing<I: Io>(handlers: &Rc<Handlers<I>>, asked: &[MetadataRequ
     }
 }
 
-fn new_topic(name: &str) -> NewTopic {
+fn new_topic<I: Io>(handlers: &Handlers<I>, name: &str) -> NewTopic {
+    if name == OFFSETS_TOPIC {
+        return handlers.offsets_topic();
+    }
     NewTopic { name: name.into(), partitions: -1, replication_factor: -1, configs: Vec::new() }
 }
 

@@ -4,6 +4,8 @@
 //!   H1  An answer is of the request's API and version, and carries its correlation id.
 //!   H2  A request that cannot be decoded ends its connection; one that can is answered, with the
 //!       protocol's own code where it is refused.
+//!   H3  What a request names again and again is told of once, where that takes more bytes than to
+//!       name it: an answer is no multiple of what is there.
 
 mod api_versions;
 mod cluster;
@@ -37,6 +39,7 @@ mod sessions;
 mod sync_group;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -184,6 +187,12 @@ fn counted_name(name: &str, found: Option<&Arc<Topic>>) -> Arc<str> {
 fn unknown_topic(name: &str, id: Uuid) -> ErrorCode {
     let is_named = id.is_zero() && !name.is_empty();
     if is_named { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION } else { ErrorCode::UNKNOWN_TOPIC_ID }
+}
+
+/// Leaves each name once (H3).
+fn keep_first_mentions(names: &mut Vec<&str>) {
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(*name));
 }
 
 /// Makes all of `lookups`, some at a time: a request names more than there is memory for at once.

@@ -45,6 +45,7 @@ pub async fn handle<I: Io>(
         generation: asked.generation_id_or_member_epoch,
         member_id: asked.member_id.to_string(),
         instance_id: asked.group_instance_id.map(str::to_string),
+        retention_ms: asked.retention_time_ms,
         offsets,
     };
     let outcome = match handlers.ask_group(asked.group_id, GroupRequest::Commit(commit)).await {

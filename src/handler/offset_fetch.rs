@@ -1,5 +1,6 @@
 //! OffsetFetch: a group's committed positions; from version 8 of several groups at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -24,8 +25,14 @@ const IDS_FROM: i16 = 10;
 /// What is asked of one group: topics with their partitions, or everything.
 struct Wanted {
     group_id: String,
-    topics: Option<Vec<(String, Uuid, Vec<i32>)>>,
+    topics: Option<Topics>,
 }
+
+/// Topics by name and id, with their partitions.
+type Topics = Vec<(String, Uuid, Vec<i32>)>;
+
+/// A topic as a request mentions it.
+type Mention<'a> = (&'a str, Uuid, &'a [i32]);
 
 /// One partition's position; offset -1 where nothing is committed.
 struct Position {
@@ -60,22 +67,52 @@ fn wanted_of(asked: &Asked<'_>, version: i16, image: &Image) -> Vec<Wanted> {
     if version < BATCHED_FROM {
         let topics = asked.topics.as_ref().map(|topics| {
             let named = topics.iter();
-            named.map(|t| (t.name.to_string(), Uuid::ZERO, t.partition_indexes.clone())).collect()
+            each_once(named.map(|t| (t.name, Uuid::ZERO, t.partition_indexes.as_slice())))
         });
         return vec![Wanted { group_id: asked.group_id.to_string(), topics }];
     }
-    let groups = asked.groups.iter().map(|group| {
-        let topics = group.topics.as_ref().map(|topics| {
-            let named = topics.iter().map(|topic| {
+    let mut places = BTreeMap::new();
+    let mut groups: Vec<(&str, Option<Vec<Mention<'_>>>)> = Vec::new();
+    for group in &asked.groups {
+        let place = *places.entry(group.group_id).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push((group.group_id, Some(Vec::new())));
+        }
+        let Some((_, mentions)) = groups.get_mut(place) else { continue };
+        let named = group.topics.as_ref().map(|topics| {
+            topics.iter().map(|topic| {
                 let by_id = image.topic_by_id(&topic.topic_id.0).filter(|_| version >= IDS_FROM);
                 let name = by_id.map_or(topic.name, |topic| &topic.name);
-                (name.to_string(), topic.topic_id, topic.partition_indexes.clone())
-            });
-            named.collect()
+                (name, topic.topic_id, topic.partition_indexes.as_slice())
+            })
         });
-        Wanted { group_id: group.group_id.to_string(), topics }
+        match (mentions.as_mut(), named) {
+            (Some(mentions), Some(named)) => mentions.extend(named),
+            _ => *mentions = None,
+        }
+    }
+    let wanted = groups.into_iter().map(|(group_id, mentions)| {
+        let topics = mentions.map(|mentions| each_once(mentions.into_iter()));
+        Wanted { group_id: group_id.to_string(), topics }
     });
-    groups.collect()
+    wanted.collect()
+}
+
+/// Each topic and partition once (H3): a position may have much metadata.
+fn each_once<'a>(mentions: impl Iterator<Item = Mention<'a>>) -> Topics {
+    let mut places = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut topics: Topics = Vec::new();
+    for (name, id, partitions) in mentions {
+        let place = *places.entry((name, id.0)).or_insert(topics.len());
+        if place == topics.len() {
+            topics.push((name.to_string(), id, Vec::new()));
+        }
+        let Some((.., kept)) = topics.get_mut(place) else { continue };
+        let news = partitions.iter().filter(|partition| seen.insert((place, **partition)));
+        kept.extend(news);
+    }
+    topics
 }
 
 async fn fetch<I: Io>(handlers: &Rc<Handlers<I>>, wanted: Wanted) -> Found {

@@ -7,10 +7,10 @@
 //! Lives on: every core; the counts of writes are shared by the cores that use one directory.
 //!
 //! Invariants
-//!   P1  One paced read at a time on a core, in the order in which they were asked for. After one that met a write it rests `REST_TIMES` as
-//!       long as the read took, but never longer than `REST_MAX`, and never so long that a
-//!       core's readers would be slower than `CATCH_UP_TIMES` what the core takes in: whoever is
-//!       behind catches up.
+//!   P1  One paced read at a time on a core, in the order in which they were asked for. After one
+//!       that met a write it rests `REST_TIMES` as long as the read took, but never longer than
+//!       `REST_MAX`, and never so long that a core's readers would be slower than `CATCH_UP_TIMES`
+//!       what the core takes in: whoever is behind catches up.
 //!   P2  Reads that meet no write do not rest.
 
 use std::cell::Cell;

@@ -530,19 +530,20 @@ impl PartitionLog {
     }
 
     /// The greatest epoch at or below `epoch` and the offset at which it ended (KIP-101);
-    /// `current` is the epoch of the leader, whose end is the next offset. Of an epoch that has not
-    /// begun nothing is known.
+    /// `current` is the epoch of the leader, whose end is the next offset. An epoch that is older
+    /// than all that is kept ended where the oldest of those begins, as Kafka says it: "unknown"
+    /// would be taken for a log that was cut. Of an epoch that has not begun nothing is known.
     pub fn epoch_end(&self, epoch: Epoch, current: Epoch) -> Option<(Epoch, Offset)> {
         if epoch == current {
             return Some((epoch, self.high_watermark));
         }
-        if epoch > current {
+        if !(0..current).contains(&epoch) {
             return None;
         }
         let after = self.epochs.partition_point(|start| start.epoch <= epoch);
-        let found = self.epochs.get(after.checked_sub(1)?)?;
         let end = self.epochs.get(after).map_or(self.high_watermark, |next| next.start);
-        Some((found.epoch, end))
+        let found = after.checked_sub(1).and_then(|at| self.epochs.get(at));
+        Some((found.map_or(epoch, |found| found.epoch), end.max(self.log_start)))
     }
 
     /// Tells `watch` of everything that settles from here on.
@@ -645,6 +646,28 @@ mod tests {
             let found = Found { checkpoint: Some((9, checkpoint)), extents, ..Found::default() };
             assert_eq!(bounds(found), Ok((20, 20, 30)));
         }
+    }
+
+    /// Java's consumer takes "unknown" for a log that was cut, and resets its position.
+    #[test]
+    fn an_epoch_older_than_all_that_is_kept_ended_where_the_oldest_begins() {
+        let mut log = PartitionLog::new(ID);
+        assert_eq!(
+            [-1, 0, 4, 5].map(|epoch| log.epoch_end(epoch, 4)),
+            [None, Some((0, 0)), Some((4, 0)), None]
+        );
+        for (base, epoch) in [(0, 1), (10, 3)] {
+            log.appended(extent(base, base + 10), epoch);
+        }
+        log.settled(20, 0);
+        let ends = |log: &PartitionLog| [0, 1, 2, 3, 4].map(|epoch| log.epoch_end(epoch, 4));
+        let kept = [Some((1, 10)), Some((1, 10)), Some((3, 20)), Some((4, 20))];
+        assert_eq!(ends(&log)[..1], [Some((0, 0))]);
+        assert_eq!(ends(&log)[1..], kept);
+        log.trim(15);
+        let gone = [Some((0, 15)), Some((1, 15)), Some((2, 15))];
+        assert_eq!(ends(&log)[..3], gone);
+        assert_eq!(ends(&log)[3..], kept[2..]);
     }
 
     #[test]

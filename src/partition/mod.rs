@@ -21,6 +21,7 @@
 //!       offsets.
 //!   O3  Nothing is acknowledged after the journal is poisoned.
 //!   O4  An entry of a topic that the image does not know is never replayed, served or counted.
+//!   O5  A core appends only to partitions that it owns: nobody would look elsewhere for a record.
 
 mod account;
 mod ahead;
@@ -50,6 +51,8 @@ mod scrub;
 mod settle;
 mod shared;
 mod tend;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod traffic;
 mod turns;
@@ -238,13 +241,16 @@ impl<I: Io> Owner<I> {
     }
 
     /// The partition's state, made if this is the first write; `None` if the topic does not exist
-    /// (any more).
+    /// (any more), or if another core owns the partition (O5).
     fn log_to_write(&self, image: &Image, id: PartitionId) -> Option<Log> {
         let topic = image.topic_by_number(id.topic)?;
         if id.index >= topic.partitions {
             return None;
         }
-        debug_assert_eq!(self.shared.owner_of(id), self.core(), "a partition has one owner");
+        if self.shared.owner_of(id) != self.core() {
+            tracing::error!("a write to {id} came to core {}, which does not own it", self.core());
+            return None;
+        }
         let mut logs = self.logs.borrow_mut();
         let log = logs.entry(id).or_insert_with(|| Rc::new(RefCell::new(PartitionLog::new(id))));
         Some(log.clone())
@@ -278,6 +284,7 @@ impl<I: Io> Owner<I> {
             keep
         });
         self.topic_configs.borrow_mut().remove(&number);
+        self.follow_offsets_topic();
         self.doom(number);
     }
 

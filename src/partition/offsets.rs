@@ -253,7 +253,7 @@ impl<I: Io> Owner<I> {
         check_epoch(leader_epoch, current)?;
         let found = match self.log(id) {
             Some(log) => log.borrow().epoch_end(epoch, current),
-            None => (epoch == current).then_some((epoch, 0)),
+            None => (0..=current).contains(&epoch).then_some((epoch, 0)),
         };
         let (epoch, end) = found.unwrap_or((-1, -1));
         Ok(EpochEnd { epoch, end })

@@ -103,12 +103,15 @@ fn groups_and_offsets_are_written_as_kafka_writes_them() {
         assert_eq!(written.key, bytes(GROUP_KEY));
         assert_eq!(written.value, Some(Bytes::from(bytes(golden))));
     }
-    let golden = bytes(OFFSETS[3]);
-    let value: OffsetValue<'_> = decode_value(&golden).expect("Kafka wrote it");
-    let to = Some(value.committed());
-    let change = super::super::offsets::Change { topic: "tö".to_owned(), partition: 7, to };
-    let written = records::offset_record("g", &change);
-    assert_eq!((written.key, written.value), (bytes(OFFSET_KEY).into(), Some(golden.into())));
+    // One without a time of its own, and one with it.
+    for golden in [OFFSETS[3], OFFSETS[1]] {
+        let golden = bytes(golden);
+        let value: OffsetValue<'_> = decode_value(&golden).expect("Kafka wrote it");
+        let to = Some(value.committed());
+        let change = super::super::offsets::Change { topic: "tö".to_owned(), partition: 7, to };
+        let written = records::offset_record("g", &change);
+        assert_eq!((written.key, written.value), (bytes(OFFSET_KEY).into(), Some(golden.into())));
+    }
 }
 
 #[test]

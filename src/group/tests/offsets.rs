@@ -5,14 +5,19 @@ use super::*;
 const DAY: u64 = 24 * 3_600_000;
 
 fn commit(member_id: &str, generation: i32, topic: &str, offset: i64) -> Request {
+    Request::Commit(commit_of(member_id, generation, topic, offset))
+}
+
+fn commit_of(member_id: &str, generation: i32, topic: &str, offset: i64) -> Commit {
     let partition =
         CommitPartition { partition: 0, offset, leader_epoch: 3, metadata: "m".to_owned() };
-    Request::Commit(Commit {
+    Commit {
         generation,
         member_id: member_id.to_owned(),
         instance_id: None,
+        retention_ms: -1,
         offsets: vec![(topic.to_owned(), vec![partition])],
-    })
+    }
 }
 
 fn simple_commit(topic: &str, offset: i64) -> Request {
@@ -121,7 +126,9 @@ fn each_partition_has_its_own_code() {
     };
     let offsets = vec![("t".to_owned(), vec![of(0, 4096), of(1, 4097), of(-1, 0), of(2, 0)])];
     let (member_id, instance_id) = (String::new(), None);
-    let request = Request::Commit(Commit { generation: -1, member_id, instance_id, offsets });
+    let (generation, retention_ms) = (-1, -1);
+    let commit = Commit { generation, member_id, instance_id, retention_ms, offsets };
+    let request = Request::Commit(commit);
     let ticket = world.ask(request);
     let Some(Answer::Commit(topics)) = world.answers.remove(&ticket) else { panic!("an answer") };
     let codes: Vec<ErrorCode> = topics[0].1.iter().map(|(_, code)| *code).collect();
@@ -238,6 +245,67 @@ fn offsets_of_a_simple_consumer_expire_one_by_one() {
     world.ask(simple_commit("u", 1));
     world.advance(4 * DAY);
     assert_eq!((committed(&world, "t"), committed(&world, "u")), (None, Some(1)));
+}
+
+/// OffsetCommit of versions 2 to 4 says how long an offset is kept.
+#[test]
+fn offsets_with_a_retention_of_their_own_expire_by_it() {
+    let mut world = World::new();
+    let long = i64::try_from(30 * DAY).expect("fits");
+    for (topic, retention_ms) in [("short", 1000), ("long", long), ("gone", -9), ("none", -1)] {
+        let commit = Commit { retention_ms, ..commit_of("", -1, topic, 1) };
+        world.ask(Request::Commit(commit));
+    }
+    world.restart();
+    world.advance(1_800_000);
+    assert_eq!((committed(&world, "short"), committed(&world, "gone")), (None, None));
+    assert_eq!((committed(&world, "long"), committed(&world, "none")), (Some(1), Some(1)));
+    world.advance(8 * DAY);
+    assert_eq!((committed(&world, "long"), committed(&world, "none")), (Some(1), None));
+    world.advance(22 * DAY);
+    assert_eq!(committed(&world, "long"), None);
+}
+
+/// Groups once outlived the topic that kept them, and wrote to the next one of its name.
+#[test]
+fn groups_go_with_the_topic_that_keeps_them_and_nobody_waits_on() {
+    let mut world = World::hasty();
+    let (ids, generation) = world.stable(2);
+    world.ask_of("old", simple_commit("t", 1));
+    world.is_prompt = false;
+    let commits = world.ask(commit(&ids[0], generation, "t", 1));
+    let deletes = world.ask_of("old", Request::DeleteGroup);
+    let joins = world.ask(Request::Join(join_as(&ids[0])));
+    let other = world.ask_of("other", Request::Join(join("c")));
+    let other = world.joined(other);
+    let sync = Sync { generation: other.generation, ..sync_of(&other.member_id) };
+    let syncs = world.ask_of("other", Request::Sync(sync));
+    assert!([commits, deletes, joins, syncs].iter().all(|ticket| world.is_waiting(*ticket)));
+
+    world.handle(Input::Unloaded);
+    let error = ErrorCode::NOT_COORDINATOR;
+    assert_eq!(code(&mut world, commits), error);
+    assert_eq!(world.answers.remove(&deletes), Some(Answer::DeleteGroup(error)));
+    assert_eq!(world.joined(joins).error, error);
+    assert_eq!(world.synced(syncs).error, error);
+    assert_eq!(world.groups.list().count(), 0);
+    assert_eq!(world.groups.next_timeout(), None);
+    // What was on its way is nobody's, also under the same name.
+    let news = world.ask(simple_commit("u", 7));
+    world.settle(ErrorCode::NONE);
+    assert_eq!(code(&mut world, news), ErrorCode::NONE);
+    assert_eq!((committed(&world, "t"), committed(&world, "u")), (None, Some(7)));
+}
+
+fn sync_of(member_id: &str) -> Sync {
+    Sync {
+        generation: 0,
+        member_id: member_id.to_owned(),
+        instance_id: None,
+        protocol_type: None,
+        protocol_name: None,
+        assignments: Vec::new(),
+    }
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Walk {
         let metadata = String::new();
         let partition = CommitPartition { partition: 0, offset, leader_epoch: -1, metadata };
         let offsets = vec![(topic.clone(), vec![partition])];
-        let commit = Commit { generation, member_id, instance_id, offsets };
+        let commit = Commit { generation, member_id, instance_id, retention_ms: -1, offsets };
         self.ask(Request::Commit(commit), Some((topic, offset)));
     }
 

@@ -225,6 +225,23 @@ mod tests {
     use super::super::{BatchHeader, Invalid, Records, crc, decompress, stamp, validate};
     use super::*;
 
+    /// Uncompressed batches with such keys were refused once, and compressed ones not read.
+    #[test]
+    fn a_headers_key_may_be_any_bytes() {
+        let mut builder = BatchBuilder::new();
+        let headers: &[(&str, Option<&[u8]>)] = &[("key", Some(b"1"))];
+        builder.push(&NewRecord { headers, ..NewRecord::default() });
+        let mut batch = builder.build(Codec::None).expect("small").to_vec();
+        let at = batch.windows(3).position(|window| window == b"key").expect("it is there");
+        batch[at..at + 3].copy_from_slice(b"k\xff\xfe");
+        set_crc(&mut batch);
+        assert_eq!(validate(&batch).map(|summary| summary.records), Ok(1));
+        let header = BatchHeader::read(&batch).expect("whole");
+        let record = Records::new(&header, &batch[HEADER_BYTES..]).next();
+        let record = record.expect("one").expect("sound");
+        assert!(record.headers().map(|header| header.key).eq([&b"k\xff\xfe"[..]]));
+    }
+
     fn three_records(codec: Codec) -> Bytes {
         let mut builder = BatchBuilder::new();
         for number in 0..3_i64 {
@@ -253,7 +270,7 @@ mod tests {
             assert_eq!((records[0].key, records[1].value), (None, None));
             assert_eq!((records[2].timestamp, records[2].offset), (998, 2));
             let headers: Vec<_> = records[0].headers().collect();
-            assert_eq!((headers[0].key, headers[0].value), ("h", Some(&b"1"[..])));
+            assert_eq!((headers[0].key, headers[0].value), (&b"h"[..], Some(&b"1"[..])));
             assert_eq!(headers[1].value, None);
             assert!(
                 decompress(codec, &batch[HEADER_BYTES..], 100).is_err() || codec == Codec::None

@@ -24,7 +24,9 @@ pub struct Record<'a> {
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
-    pub key: &'a str,
+    /// Text by the protocol, but nobody keeps a producer from sending other bytes: Kafka takes
+    /// them, and a log may hold them.
+    pub key: &'a [u8],
     pub value: Option<&'a [u8]>,
 }
 
@@ -125,7 +127,6 @@ impl<'a> Record<'a> {
 
 fn get_header<'a>(bytes: &mut &'a [u8]) -> Result<Header<'a>, RecordError> {
     let key = get_bytes(bytes)?.ok_or(RecordError("a header's key is null"))?;
-    let key = std::str::from_utf8(key).map_err(|_| RecordError("a header's key is not UTF-8"))?;
     Ok(Header { key, value: get_bytes(bytes)? })
 }
 

@@ -1,0 +1,128 @@
+//! One core of two, in the simulator: what is another's is left alone.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::base::few::Few;
+use crate::base::ids::Offset;
+use crate::config::BrokerConfig;
+use crate::group::{Answer, Commit, CommitPartition, Request};
+use crate::io::sim::{SimIo, World};
+use crate::journal::{self, Flush};
+use crate::metadata::{Command, OFFSETS_TOPIC};
+use crate::wire::error::ErrorCode;
+use crate::wire::records::{BatchBuilder, Codec, NewRecord};
+
+const ARENA_BYTES: usize = 32 << 20;
+
+fn journal_settings() -> journal::Settings {
+    journal::Settings {
+        directory: PathBuf::from("/data/core-0"),
+        file_bytes: 1 << 20,
+        bytes_max: 8 << 20,
+        kept_bytes: 1 << 20,
+        group_bytes_max: 32 << 10,
+        pending_bytes_max: 256 << 10,
+        tail_bytes_max: 64 << 10,
+        flush: Flush::EveryGroup,
+    }
+}
+
+/// Core 0 of a node of two, with nothing on its disk.
+async fn first_of_two(io: SimIo) -> Rc<Owner<SimIo>> {
+    let data = PathBuf::from("/data");
+    io.create_directory(&data).expect("a new disk");
+    let directories = Directories::new([data], 2);
+    let shared = Arc::new(Shared::new(Arc::new(BrokerConfig::default()), 2, directories));
+    let arena = Arena::new(ARENA_BYTES);
+    let recovered = recover(io.clone(), arena.clone(), journal_settings()).await;
+    let recovered = recovered.unwrap_or_else(|error| panic!("an empty disk: {error}"));
+    Owner::start(io, arena, shared, recovered)
+}
+
+fn image_with(topic: &str, number: u32, partitions: u32) -> Image {
+    let mut image = Image::default();
+    let (name, id, configs) = (topic.to_string(), [1; 16], Vec::new());
+    image.apply(&Command::TopicCreated { name, id, number, partitions, configs });
+    image
+}
+
+/// Appends a record and gives the error and the offset.
+async fn append(owner: &Rc<Owner<SimIo>>, partition: PartitionId) -> (ErrorCode, Offset) {
+    let mut batch = BatchBuilder::new();
+    batch.push(&NewRecord { value: Some(b"value"), ..NewRecord::default() });
+    let records: Bytes = batch.build(Codec::None).expect("small");
+    let (reply, answers) = owner.produce_replies().pair();
+    let parts = Few::from_iter([ProducePart { partition, records }]);
+    owner.produce(parts, Acks::Committed, reply).await;
+    let answers = answers.await.expect("an answer");
+    answers.first().map(|answer| (answer.error, answer.base_offset)).expect("of one part")
+}
+
+/// Only a debug build refused it once, by its end.
+#[test]
+fn a_core_appends_only_to_what_it_owns() {
+    let world = World::new(1);
+    let io = world.node().core(0);
+    world.block_on(async {
+        let owner = first_of_two(io).await;
+        owner.shared().publish(image_with("topic", 7, 4));
+        for index in 0..4 {
+            let id = PartitionId { topic: TopicNumber(7), index };
+            let is_own = owner.shared().owner_of(id) == owner.core();
+            let expected = if is_own {
+                (ErrorCode::NONE, 0)
+            } else {
+                (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, -1)
+            };
+            assert_eq!(append(&owner, id).await, expected, "partition {index}");
+            assert_eq!(owner.log(id).is_some(), is_own);
+        }
+    });
+}
+
+fn commit() -> Request {
+    let metadata = String::new();
+    let partition = CommitPartition { partition: 0, offset: 5, leader_epoch: -1, metadata };
+    Request::Commit(Commit {
+        generation: -1,
+        member_id: String::new(),
+        instance_id: None,
+        retention_ms: -1,
+        offsets: vec![("topic".to_string(), vec![partition])],
+    })
+}
+
+async fn commit_in(owner: &Rc<Owner<SimIo>>, group: &str) -> ErrorCode {
+    match owner.group_request(group.to_string(), commit()).await {
+        Answer::Commit(topics) => topics[0].1[0].1,
+        other => panic!("a commit is answered, not {other:?}"),
+    }
+}
+
+/// A core once wrote for its old groups into whatever was the next topic of the name.
+#[test]
+fn a_core_keeps_the_groups_of_the_topic_that_is_there_and_of_its_own_partitions() {
+    let world = World::new(1);
+    let io = world.node().core(0);
+    world.block_on(async {
+        let owner = first_of_two(io).await;
+        let groups = |owner: &Owner<SimIo>| owner.with_groups(|groups| groups.list().count());
+        owner.start_coordinator().await.expect("nothing to load");
+        // One partition: of the even numbers it is this core's, of the odd ones the other's.
+        owner.shared().publish(image_with(OFFSETS_TOPIC, 4, 1));
+        assert_eq!(commit_in(&owner, "g").await, ErrorCode::NONE);
+        assert_eq!(groups(&owner), 1);
+        owner.shared().publish(Image::default());
+        assert_eq!(groups(&owner), 0);
+        assert_eq!(commit_in(&owner, "g").await, ErrorCode::NOT_COORDINATOR);
+        owner.shared().publish(image_with(OFFSETS_TOPIC, 5, 1));
+        assert_eq!(commit_in(&owner, "g").await, ErrorCode::NOT_COORDINATOR);
+        assert_eq!(groups(&owner), 0);
+        owner.shared().publish(image_with(OFFSETS_TOPIC, 6, 1));
+        assert_eq!(commit_in(&owner, "g").await, ErrorCode::NONE);
+        assert_eq!(groups(&owner), 1);
+    });
+}
