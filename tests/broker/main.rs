@@ -23,6 +23,7 @@ mod hostile;
 mod jbod;
 mod kill;
 mod librdkafka;
+mod lookups;
 mod million;
 mod per_core;
 mod polls;
