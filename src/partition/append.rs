@@ -363,7 +363,7 @@ impl<I: Io> Owner<I> {
             let mut at = base;
             for (header, _) in records::batches(records) {
                 if header.has_producer() {
-                    state.producers.record(&claim_of(&header), at, now);
+                    self.remembering.record(&mut state.producers, &claim_of(&header), at, now);
                 }
                 at += i64::from(header.count);
             }

@@ -7,6 +7,7 @@
 //!   N2  Whole pieces go, oldest first: segments, and entries of the journal. A partition keeps at
 //!       least `retention.bytes`, and everything with a record younger than `retention.ms`.
 //!   N3  A topic's folder is removed only when no image knows the topic any more.
+//!   N4  A producer that says nothing is forgotten (`remember`), at the next look at its partition.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -104,6 +105,7 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let Some(topic) = image.topic_by_number(id.topic) else { return };
         let Some(log) = self.log(id) else { return };
+        self.forget_silent(&log);
         let config = self.topic_config(topic);
         if let Some(start) = expired(&log, &config, self.io.wall().0) {
             if self.journal_log_start(id, start).await.is_err() {
@@ -112,6 +114,12 @@ impl<I: Io> Owner<I> {
             log.borrow_mut().trim(start);
         }
         self.remove_dead(&log).await;
+    }
+
+    /// Forgets the partition's producers that said nothing for too long.
+    pub(super) fn forget_silent(&self, log: &Log) {
+        let producers = &mut log.borrow_mut().producers;
+        self.remembering.expire(producers, self.io.now(), self.io.wall().0);
     }
 
     async fn remove_dead(&self, log: &Log) {

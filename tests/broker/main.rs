@@ -27,6 +27,7 @@ mod lookups;
 mod million;
 mod per_core;
 mod polls;
+mod producers;
 mod program;
 mod segments;
 mod shards;
