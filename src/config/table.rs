@@ -419,7 +419,9 @@ pub const BROKER: &[Setting] = &[
         Int(1, I32),
         "86400000",
         Honoured,
-        "A producer silent for this long is forgotten.",
+        "An idempotent producer silent for this long is forgotten, when it is looked for records \
+         to delete (log.retention.check.interval.ms). The most silent go earlier where a partition \
+         has more than 4096, or a core more than an eighth of its memory or journal takes.",
     ),
     row(Broker, "rack", Text, "", Honoured, "The rack that clients are told; empty for none."),
     row(

@@ -1,7 +1,9 @@
 //! Produce on the owner core: check the batches, give them offsets, hand them to the journal.
 //!
 //! Invariants
-//!   A1  Everything of an entry is checked before its first byte is journaled.
+//!   A1  Everything that is checked of an entry is so before its first byte is journaled: what
+//!       `records::validate` does, and the records of a compressed batch where the topic asks for
+//!       that (`prepare`); others are stored as they came.
 //!   A2  Admission is synchronous once the journal has room: two entries of one producer are
 //!       admitted in the order in which they came.
 //!   A3  A duplicate is answered with the original's offset, and not before the original settled.
@@ -363,7 +365,7 @@ impl<I: Io> Owner<I> {
             let mut at = base;
             for (header, _) in records::batches(records) {
                 if header.has_producer() {
-                    state.producers.record(&claim_of(&header), at, now);
+                    self.remembering.record(&mut state.producers, &claim_of(&header), at, now);
                 }
                 at += i64::from(header.count);
             }

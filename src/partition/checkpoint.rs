@@ -11,13 +11,16 @@
 //! Invariants
 //!   K1  A struct of a published version is never changed; a new version is a new struct beside it.
 //!   K2  Decoding validates every offset inside the archive before it is followed.
+//!   K3  The producers in it take at most `PRODUCERS_BYTES_MAX`, and less where journal files are
+//!       small (`remember`): a drain writes it anew for every batch of files, and where it does not
+//!       fit a file, nothing is drained any more.
 
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::base::ids::Offset;
-use crate::producer::{Producers, Remembered};
+use crate::producer::{PRODUCERS_MAX, Producers, Remembered, WINDOW};
 use crate::segment::{Home, Segment};
 
 use super::log::EpochStart;
@@ -25,6 +28,12 @@ use super::log::EpochStart;
 const VERSION_PLAIN: u8 = 1;
 const VERSION_COMPACTED: u8 = 2;
 const VERSION: u8 = 3;
+
+const PRODUCERS_BYTES_MAX: usize = 512 << 10;
+/// What one producer takes at most.
+pub(super) const PRODUCER_BYTES: usize =
+    size_of::<ArchivedProducerV1>() + WINDOW * size_of::<rkyv::Archived<(i32, i32, i64)>>();
+const _: () = assert!(PRODUCERS_MAX * PRODUCER_BYTES <= PRODUCERS_BYTES_MAX, "K3");
 
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -296,6 +305,28 @@ mod tests {
             let body = checkpoint.encode().expect("encodable");
             assert_eq!(Checkpoint::decode(&body), Ok(checkpoint));
         }
+    }
+
+    /// A checkpoint of 100,000 producers had eleven megabytes, more than a small journal file.
+    #[test]
+    fn a_checkpoint_of_all_producers_fits_a_small_journal_file() {
+        let mut producers = Producers::default();
+        for id in 0..=i64::try_from(PRODUCERS_MAX).expect("small") {
+            for batch in 0..i32::try_from(WINDOW).expect("small") {
+                let claim = Claim {
+                    producer_id: id,
+                    epoch: 0,
+                    first_sequence: batch,
+                    last_sequence: batch,
+                };
+                producers.record(&claim, i64::from(batch), id);
+            }
+        }
+        let checkpoint = Checkpoint::new((0, 0, 0), &[], &[], &producers);
+        let body = checkpoint.encode().expect("encodable");
+        assert!(body.len() < PRODUCERS_BYTES_MAX, "{} bytes", body.len());
+        let again = Checkpoint::decode(&body).expect("sound").producers();
+        assert_eq!(again.remembered(), producers.remembered());
     }
 
     /// Version 1 is on users' disks: these bytes must decode for ever.

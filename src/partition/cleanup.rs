@@ -10,6 +10,7 @@
 //!   N3  A topic's folder is removed only when no image knows the topic any more.
 //!   N4  Which segments are dead is looked up, and forgotten, in the turn in which their files go:
 //!       between two turns a drain, a compaction or a merge may put live records in their places.
+//!   N5  A producer that says nothing is forgotten (`remember`), at the next look at its partition.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -118,11 +119,18 @@ impl<I: Io> Owner<I> {
         let image = self.image();
         let Some(topic) = image.topic_by_number(id.topic) else { return };
         let Some(log) = self.log(id) else { return };
+        self.forget_silent(&log);
         let config = self.topic_config(topic);
         if let Some(start) = expired(&log, &config, self.io.wall().0) {
             // What fails is told in the log; the next round tries again.
             let _ = self.raise_log_start(&log, start).await;
         }
+    }
+
+    /// Forgets the partition's producers that said nothing for too long.
+    pub(super) fn forget_silent(&self, log: &Log) {
+        let producers = &mut log.borrow_mut().producers;
+        self.remembering.expire(producers, self.io.now(), self.io.wall().0);
     }
 
     async fn remove_dead(&self, log: &Log) {

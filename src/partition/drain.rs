@@ -523,6 +523,8 @@ impl<I: Io> Owner<I> {
         log: &Log,
         of: impl Fn(&PartitionLog) -> Checkpoint,
     ) -> io::Result<Position> {
+        // A checkpoint holds all producers.
+        self.forget_silent(log);
         let mut room = 0;
         loop {
             let checkpoint = of(&log.borrow());

@@ -44,6 +44,7 @@ mod prepare;
 mod read;
 mod recover;
 mod reject;
+mod remember;
 mod reserve;
 mod reshard;
 mod salvage;
@@ -138,6 +139,7 @@ pub struct Owner<I: Io> {
     turns: Rc<turns::Turns>,
     /// Taken by whoever has a batch open.
     opening: Rc<Line>,
+    remembering: remember::Remembering,
     /// Topics' settings as values, each with the topic that they were read from.
     topic_configs: RefCell<HashMap<TopicNumber, (Arc<Topic>, TopicConfig), FxBuildHasher>>,
 }
@@ -154,6 +156,8 @@ impl<I: Io> Owner<I> {
         store.set_read_pace(read_pace.clone());
         let growth = pacing::Growth::new(io.now(), recovered.journal.head());
         let reserve = reserve::Reserve::new(shared.config(), shared.shards());
+        let bounds = remember::Bounds::new(shared.config(), &recovered.journal);
+        let remembering = remember::Remembering::new(bounds, recovered.producers, io.now());
         let owner = Rc::new(Owner {
             io: io.clone(),
             arena,
@@ -181,6 +185,7 @@ impl<I: Io> Owner<I> {
             line: Rc::default(),
             turns: Rc::default(),
             opening: Rc::default(),
+            remembering,
             topic_configs: RefCell::default(),
         });
         if owner.shared.directories().count() > 1 {
@@ -279,7 +284,9 @@ impl<I: Io> Owner<I> {
         self.logs.borrow_mut().retain(|id, log| {
             let keep = id.topic != number;
             if !keep {
-                log.borrow_mut().close();
+                let mut log = log.borrow_mut();
+                log.close();
+                self.remembering.forget_all(&mut log.producers);
             }
             keep
         });

@@ -1,17 +1,21 @@
 //! Looking offsets up: by position, by timestamp, by leader epoch.
+//!
+//! Invariants
+//!   F1  Of all that are looked for by timestamp, and of what is produced, one batch of the core is
+//!       unpacked at a time (`prepare`, E2), and others have their turn after each step of it.
+//!   F2  Whoever reads from the offset that was found misses no record that was asked for: where a
+//!       batch cannot be read to its end, it is there that reading begins.
 
-use std::borrow::Cow;
 use std::io;
 
 use super::log::Place;
 use super::read::{ATTEMPTS_MAX, check_epoch};
 use super::{Extent, Log, Owner};
 use crate::base::ids::{Epoch, Offset, PartitionId};
-use crate::base::limits;
 use crate::io::Io;
 use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{self, BatchHeader, CodecError, HEADER_BYTES, Records};
+use crate::wire::records::{self, BatchHeader, Codec, HEADER_BYTES, Record, Records, STEP_BYTES};
 
 /// What ListOffsets asks for, as the wire numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,54 +65,6 @@ pub struct EpochEnd {
 
 /// Bytes of a segment that are looked at in one piece.
 const LOOK_BYTES: usize = 128 << 10;
-
-/// The first record of at least `timestamp` that is not below the log start.
-fn find_in_batches(bytes: &[u8], timestamp: i64, log_start: Offset) -> io::Result<FoundOffset> {
-    for (header, batch) in records::batches(bytes) {
-        if header.max_timestamp < timestamp {
-            continue;
-        }
-        let place = header.base_offset.max(log_start);
-        let Some(inside) = look_inside(&header, batch)? else {
-            // Somewhere in it: whoever begins to read there misses nothing.
-            let (timestamp, epoch) = (header.max_timestamp, header.leader_epoch);
-            return Ok(FoundOffset { offset: place, timestamp, epoch });
-        };
-        let found = Records::new(&header, &inside)
-            .flatten()
-            .find(|record| record.timestamp >= timestamp && record.offset >= log_start);
-        if let Some(record) = found {
-            return Ok(FoundOffset {
-                offset: record.offset,
-                timestamp: record.timestamp,
-                epoch: header.leader_epoch,
-            });
-        }
-    }
-    Ok(FoundOffset::NONE)
-}
-
-/// The greatest timestamp of a batch's records from `log_start` on.
-fn max_timestamp_from(header: &BatchHeader, batch: &[u8], log_start: Offset) -> io::Result<i64> {
-    if header.base_offset >= log_start {
-        return Ok(header.max_timestamp);
-    }
-    let Some(inside) = look_inside(header, batch)? else { return Ok(header.max_timestamp) };
-    let left = Records::new(header, &inside).flatten().filter(|one| one.offset >= log_start);
-    Ok(left.map(|record| record.timestamp).max().unwrap_or(-1))
-}
-
-/// A batch's records, decompressed; none if they are more than is looked at.
-fn look_inside<'a>(header: &BatchHeader, batch: &'a [u8]) -> io::Result<Option<Cow<'a, [u8]>>> {
-    let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-    let codec = header.codec().ok_or_else(|| damaged("an unknown codec".into()))?;
-    let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
-    match records::decompress(codec, packed, limits::LOOKUP_BYTES_MAX) {
-        Ok(inside) => Ok(Some(inside)),
-        Err(CodecError::TooLarge { .. }) => Ok(None),
-        Err(error) => Err(damaged(error.to_string())),
-    }
-}
 
 impl<I: Io> Owner<I> {
     /// Answers one partition of ListOffsets.
@@ -189,7 +145,8 @@ impl<I: Io> Owner<I> {
             let pieces = self.gather(log, from, (LOOK_BYTES, true)).await?;
             let before = from;
             for (header, batch) in pieces.iter().flat_map(|piece| records::batches(piece)) {
-                greatest = greatest.max(max_timestamp_from(&header, batch, log_start)?);
+                let told = self.max_timestamp_from(&header, batch, log_start).await?;
+                greatest = greatest.max(told);
                 from = from.max(header.next_offset());
             }
             if from == before {
@@ -213,7 +170,7 @@ impl<I: Io> Owner<I> {
             let span = self.store.read(id, segment, from, LOOK_BYTES).await?;
             from = span.next;
             let batches = self.with_true_headers(log, segment, span);
-            let found = find_in_batches(&batches, timestamp, log.borrow().log_start())?;
+            let found = self.find_in_batches(log, &batches, timestamp).await?;
             if found != FoundOffset::NONE {
                 return Ok(found);
             }
@@ -238,7 +195,103 @@ impl<I: Io> Owner<I> {
                 }
             }
         };
-        find_in_batches(&bytes, timestamp, log.borrow().log_start())
+        self.find_in_batches(log, &bytes, timestamp).await
+    }
+
+    /// The first record of at least `timestamp` that is not below the log start.
+    async fn find_in_batches(
+        &self,
+        log: &Log,
+        bytes: &[u8],
+        timestamp: i64,
+    ) -> io::Result<FoundOffset> {
+        let log_start = log.borrow().log_start();
+        for (header, batch) in records::batches(bytes) {
+            if header.max_timestamp < timestamp || header.next_offset() <= log_start {
+                continue;
+            }
+            let epoch = header.leader_epoch;
+            let mut found = None;
+            let look = |record: &Record<'_>| {
+                let is_it = record.timestamp >= timestamp && record.offset >= log_start;
+                found = is_it.then_some((record.offset, record.timestamp));
+                is_it
+            };
+            let unseen = self.look_inside(&header, batch, look).await?;
+            if let Some((offset, timestamp)) = found {
+                return Ok(FoundOffset { offset, timestamp, epoch });
+            }
+            if let Some(from) = unseen {
+                // Somewhere from there on: whoever begins to read there misses nothing.
+                let (offset, timestamp) = (from.max(log_start), header.max_timestamp);
+                return Ok(FoundOffset { offset, timestamp, epoch });
+            }
+        }
+        Ok(FoundOffset::NONE)
+    }
+
+    /// The greatest timestamp of a batch's records from `log_start` on.
+    async fn max_timestamp_from(
+        &self,
+        header: &BatchHeader,
+        batch: &[u8],
+        log_start: Offset,
+    ) -> io::Result<i64> {
+        if header.base_offset >= log_start {
+            return Ok(header.max_timestamp);
+        }
+        let mut greatest = -1;
+        let look = |record: &Record<'_>| {
+            let counts = record.offset >= log_start;
+            greatest = greatest.max(if counts { record.timestamp } else { -1 });
+            false
+        };
+        let unseen = self.look_inside(header, batch, look).await?;
+        Ok(if unseen.is_some() { header.max_timestamp } else { greatest })
+    }
+
+    /// Shows a batch's records to `look` until that has seen enough. The first offset that was not
+    /// seen, where the batch holds more than is looked at, or what no consumer can read either: a
+    /// compressed batch is taken without a look inside.
+    async fn look_inside(
+        &self,
+        header: &BatchHeader,
+        batch: &[u8],
+        mut look: impl FnMut(&Record<'_>) -> bool,
+    ) -> io::Result<Option<Offset>> {
+        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "an unknown codec");
+        let codec = header.codec().ok_or_else(unknown)?;
+        self.io.cede().await;
+        let (_turn, unpacked);
+        let inside = match codec {
+            Codec::None => batch.get(HEADER_BYTES..).unwrap_or_default(),
+            _ => {
+                _turn = self.opening.turn().await;
+                match self.unpack(codec, batch).await {
+                    Ok(inside) => unpacked = inside,
+                    Err(_) => return Ok(Some(header.base_offset)),
+                }
+                unpacked.as_slice()
+            }
+        };
+        let mut unseen = header.base_offset;
+        let mut records = Records::new(header, inside);
+        let mut left = inside.len();
+        while let Some(record) = records.next() {
+            let offsets = unseen..header.next_offset();
+            let Some(record) = record.ok().filter(|one| offsets.contains(&one.offset)) else {
+                return Ok(Some(unseen));
+            };
+            if look(&record) {
+                return Ok(None);
+            }
+            unseen = record.offset + 1;
+            if left - records.remaining() >= STEP_BYTES {
+                left = records.remaining();
+                self.io.cede().await;
+            }
+        }
+        Ok(None)
     }
 
     /// Answers one partition of OffsetForLeaderEpoch.

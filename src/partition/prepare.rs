@@ -108,7 +108,8 @@ impl<I: Io> Owner<I> {
         Ok(())
     }
 
-    async fn unpack(&self, codec: Codec, batch: &[u8]) -> Result<Vec<u8>, CodecError> {
+    /// The records inside, taken out step by step. The caller has the core's turn for that.
+    pub(super) async fn unpack(&self, codec: Codec, batch: &[u8]) -> Result<Vec<u8>, CodecError> {
         let packed = batch.get(HEADER_BYTES..).unwrap_or_default();
         let mut unpacker = Unpacker::new(codec, packed, limits::LOOKUP_BYTES_MAX)?;
         while unpacker.step()? {

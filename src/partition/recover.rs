@@ -20,6 +20,8 @@ pub struct Recovered<I: Io> {
     pub journal: Journal<I>,
     /// Partitions with what was ever written to them, also those of topics that are gone.
     pub logs: Logs,
+    /// Idempotent producers that all of them know.
+    pub producers: usize,
     /// The metadata, in the journal of core 0.
     pub image: Image,
     /// Why sound groups make no state, if they do not: a newer program's metadata.
@@ -35,6 +37,7 @@ impl<I: Io> Recovered<I> {
         Recovered {
             journal: Journal::unusable(io, arena, settings, why),
             logs: Logs::default(),
+            producers: 0,
             image: Image::default(),
             contradiction: None,
             broken: BTreeMap::new(),
@@ -45,7 +48,14 @@ impl<I: Io> Recovered<I> {
     /// itself in another one.
     pub fn forget_unknown(&mut self, image: &Image) -> Result<(), String> {
         let is_known = |id: &PartitionId| image.topic_by_number(id.topic).is_some();
-        self.logs.retain(|id, _| is_known(id));
+        let producers = &mut self.producers;
+        self.logs.retain(|id, log| {
+            let is_kept = is_known(id);
+            if !is_kept {
+                *producers -= log.borrow().producers.len();
+            }
+            is_kept
+        });
         let broken = std::mem::take(&mut self.broken);
         broken.into_iter().find(|(id, _)| is_known(id)).map_or(Ok(()), |(_, why)| Err(why))
     }
@@ -62,13 +72,17 @@ pub async fn recover<I: Io>(
     let journal = Journal::open(io, arena, settings, &mut |found| replay.take(&found)).await?;
     let Replay { found, image, failed, mut broken, .. } = replay;
     let mut logs = Logs::with_capacity_and_hasher(found.len(), Default::default());
+    let mut producers = 0;
     for (id, found) in found {
         match PartitionLog::restore(id, found) {
-            Ok(log) => drop(logs.insert(id, Rc::new(RefCell::new(log)))),
+            Ok(log) => {
+                producers += log.producers.len();
+                logs.insert(id, Rc::new(RefCell::new(log)));
+            }
             Err(why) => drop(broken.entry(id).or_insert(why)),
         }
     }
-    Ok(Recovered { journal, logs, image, contradiction: failed, broken })
+    Ok(Recovered { journal, logs, producers, image, contradiction: failed, broken })
 }
 
 /// What the entries replayed so far make.
@@ -79,6 +93,9 @@ pub(super) struct Replay {
     pub failed: Option<String>,
     pub broken: BTreeMap<PartitionId, String>,
     pub now: i64,
+    /// The latest time that the journal has named so far, not beyond `now`. What comes behind it
+    /// was written then or later, also where its own records are older.
+    pub told: Option<i64>,
 }
 
 impl Replay {
@@ -102,6 +119,8 @@ impl Replay {
                     let log = self.found.entry(id).or_default();
                     log.epochs = checkpoint.epochs();
                     log.producers = checkpoint.producers();
+                    let heard = log.producers.last_heard().map(|heard| heard.min(self.now));
+                    self.told = self.told.max(heard);
                     log.checkpoint = Some((found.location.address, checkpoint));
                 }
                 Err(error) => self.failed = Some(format!("{error} ({id})")),
@@ -124,8 +143,12 @@ impl Replay {
         let mut max_timestamp = -1;
         for (header, _) in records::batches(found.body) {
             // What was carried on is older than the checkpoint that came with it.
+            if header.max_timestamp >= 0 && is_new {
+                self.told = self.told.max(Some(header.max_timestamp.min(self.now)));
+            }
             if header.has_producer() && is_new {
-                log.producers.record(&claim_of(&header), header.base_offset, self.now);
+                let heard = self.told.unwrap_or(self.now);
+                log.producers.record(&claim_of(&header), header.base_offset, heard);
             }
             next = header.next_offset();
             max_timestamp = max_timestamp.max(header.max_timestamp);
@@ -162,4 +185,42 @@ fn insert(extents: &mut VecDeque<Extent>, extent: Extent) -> Result<(), Offset> 
         _ => extents.insert(at, extent),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::TopicNumber;
+    use crate::journal::{Entry, Location};
+    use crate::wire::records::{BatchBuilder, Codec, NewRecord, ProducerStamp, stamp};
+
+    /// When these producers were heard of last, after a restart at 1000: each wrote one batch of a
+    /// record with this time.
+    fn heard(times: &[i64]) -> Vec<i64> {
+        let mut replay = Replay { now: 1000, ..Replay::default() };
+        let partition = PartitionId { topic: TopicNumber(1), index: 0 };
+        for (timestamp, id) in times.iter().zip(0_i64..) {
+            let producer = ProducerStamp { id, epoch: 0, sequence: 0 };
+            let mut builder = BatchBuilder::new().producer(producer);
+            builder.push(&NewRecord { timestamp: *timestamp, ..NewRecord::default() });
+            let mut body = builder.build(Codec::None).expect("no codec").to_vec();
+            stamp(&mut body, id, 1);
+            let kind = EntryKind::Batches;
+            let entry = Entry { kind, partition, base_offset: id, epoch: 1 };
+            let length = u32::try_from(body.len()).expect("small");
+            let location = Location { address: u64::try_from(id).expect("small"), length };
+            replay.take(&Replayed { entry, location, body: &body });
+        }
+        let found = &replay.found[&partition];
+        found.producers.remembered().iter().map(|producer| producer.heard).collect()
+    }
+
+    /// Each restart began a producer's time anew, so that it was never forgotten.
+    #[test]
+    fn a_restart_does_not_make_a_silent_producer_younger() {
+        assert_eq!(heard(&[300, 700]), [300, 700]);
+        assert_eq!(heard(&[700, 300, -1]), [700, 700, 700], "the journal goes on in time");
+        assert_eq!(heard(&[300, 9000, 400]), [300, 1000, 1000], "a clock that is ahead");
+        assert_eq!(heard(&[-1, 400]), [1000, 400], "nothing is known");
+    }
 }

@@ -9,7 +9,8 @@
 //!   P1  A batch that is in the window is a duplicate and is answered with its first offset.
 //!   P2  A new batch continues the newest one's sequence; after the largest `i32` comes 0.
 //!   P3  An epoch never goes back; a new one begins at sequence 0.
-//!   P4  At most `PRODUCERS_MAX` producers are remembered; the one silent for longest goes first.
+//!   P4  At most `PRODUCERS_MAX` producers are remembered; those silent for longest go first, and
+//!       never the one that was just heard of.
 //!   P5  A producer of which nothing is known begins with the first of its batches that was not
 //!       refused for want of room: those in flight behind such a one do not overtake it.
 
@@ -18,9 +19,14 @@ use std::collections::BTreeMap;
 use crate::base::ids::Offset;
 
 /// Batches remembered per producer; Kafka's clients have at most five requests in flight.
-const WINDOW: usize = 5;
-/// Producers remembered per partition.
-const PRODUCERS_MAX: usize = 100_000;
+pub const WINDOW: usize = 5;
+/// Producers remembered per partition. Each checkpoint of the partition holds all of them, so they
+/// must fit a small journal file many times; and a batch that is sent again comes within minutes,
+/// while only a producer that is silent for longer than thousands of others is forgotten.
+pub const PRODUCERS_MAX: usize = 4096;
+/// Where one too many is remembered, this part of them is forgotten at once: looking for the most
+/// silent costs a walk through all of them, which those that begin until the next one share.
+const FORGOTTEN_PART: usize = 8;
 /// Unknown producers whose refused beginning is remembered.
 const AWAITED_MAX: usize = 1000;
 
@@ -144,9 +150,21 @@ impl Producers {
         }
         producer.window.push(batch);
         producer.heard = producer.heard.max(heard);
-        if self.known.len() > PRODUCERS_MAX {
-            self.forget_the_most_silent();
+        self.keep(PRODUCERS_MAX, Some(claim.producer_id));
+    }
+
+    /// Forgets the most silent producers, but not `spared`, where there are more than `most`.
+    pub fn keep(&mut self, most: usize, spared: Option<i64>) {
+        let excess = self.known.len().saturating_sub(most);
+        if excess == 0 {
+            return;
         }
+        let others = self.known.iter().filter(|(id, _)| Some(**id) != spared);
+        let mut others: Vec<(i64, i64)> = others.map(|(id, known)| (known.heard, *id)).collect();
+        let count = excess.max(most / FORGOTTEN_PART).min(others.len());
+        let Some(last) = count.checked_sub(1) else { return };
+        let last = *others.select_nth_unstable(last).1;
+        self.known.retain(|id, known| Some(*id) == spared || (known.heard, *id) > last);
     }
 
     /// Forgets producers that were silent since before `heard_before`.
@@ -156,6 +174,16 @@ impl Producers {
 
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// Producers that are remembered.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// When the last one was heard of.
+    pub fn last_heard(&self) -> Option<i64> {
+        self.known.values().map(|producer| producer.heard).max()
     }
 
     /// The state of every producer, by id.
@@ -191,14 +219,6 @@ impl Producers {
                 last_sequence: *last_sequence,
             };
             self.record(&claim, *base_offset, remembered.heard);
-        }
-    }
-
-    fn forget_the_most_silent(&mut self) {
-        let silent =
-            self.known.iter().min_by_key(|(_, producer)| producer.heard).map(|(id, _)| *id);
-        if let Some(id) = silent {
-            self.known.remove(&id);
         }
     }
 
@@ -323,6 +343,39 @@ mod tests {
         producers.expire(200);
         assert!(!producers.is_empty());
         producers.expire(201);
+        assert!(producers.is_empty());
+    }
+
+    /// What looks for the most silent walked through all of them for each new one.
+    #[test]
+    fn of_too_many_producers_the_most_silent_go_many_at_a_time() {
+        let mut producers = Producers::default();
+        let record = |producers: &mut Producers, producer_id: usize, heard| {
+            let producer_id = i64::try_from(producer_id).expect("small");
+            let claim = Claim { producer_id, ..claim(0, 0, 1) };
+            producers.record(&claim, 0, heard);
+        };
+        for id in 0..PRODUCERS_MAX {
+            // Every other one is heard of later than all of the others.
+            record(&mut producers, id, if id % 2 == 0 { 7 } else { 9 });
+        }
+        assert_eq!(producers.len(), PRODUCERS_MAX);
+        let part = PRODUCERS_MAX / FORGOTTEN_PART;
+        // The clock was set back: it is the most silent, but just heard of.
+        record(&mut producers, PRODUCERS_MAX, 1);
+        producers.check();
+        assert_eq!(producers.len(), PRODUCERS_MAX + 1 - part);
+        let left: Vec<Remembered> = producers.remembered();
+        assert_eq!(left.iter().filter(|one| one.heard == 9).count(), PRODUCERS_MAX / 2);
+        assert_eq!(left.iter().filter(|one| one.heard == 1).count(), 1);
+        // So many more begin before any is forgotten again.
+        for id in 1..part {
+            record(&mut producers, PRODUCERS_MAX + id, 10);
+        }
+        assert_eq!(producers.len(), PRODUCERS_MAX);
+        producers.keep(2, None);
+        assert_eq!(producers.len(), 2);
+        producers.keep(0, None);
         assert!(producers.is_empty());
     }
 

@@ -10,8 +10,12 @@
 //! Source: the Kafka documentation, "Record Batch".
 //!
 //! Invariants
-//!   R1  `validate` accepts only whole batches that every consumer can read, and allocates nothing.
-//!   R2  Offsets of an accepted batch are base .. base + count, without holes.
+//!   R1  `validate` accepts only whole batches with a sound header and a true checksum, and
+//!       allocates nothing. The records of an uncompressed one every consumer can read; a
+//!       compressed one is not opened: what is in it is its producer's word, and may be nothing
+//!       that anybody can read.
+//!   R2  An accepted batch takes the offsets base .. base + count; the records of an uncompressed
+//!       one have just these, without holes.
 
 mod build;
 mod codec;

@@ -1,4 +1,5 @@
-//! The checks on what a producer sends, batch by batch, in place.
+//! The checks on what a producer sends, batch by batch, in place: the header and the checksum of
+//! each, the records of those that are not compressed.
 
 use std::fmt;
 
@@ -92,7 +93,7 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// Checks batches back to back as a producer sends them.
+/// Checks batches back to back as a producer sends them; compressed ones are not opened.
 pub fn validate(bytes: &[u8]) -> Result<Summary, Invalid> {
     let mut summary = Summary {
         batches: 0,
