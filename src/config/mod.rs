@@ -96,6 +96,14 @@ impl Default for BrokerConfig {
     }
 }
 
+/// A value of a TOML file as a setting is written elsewhere.
+fn in_words(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 impl BrokerConfig {
     /// Takes one value unless a stronger source gave it before.
     pub fn set(&mut self, name: &str, value: &str, source: Source) -> Result<(), Refused> {
@@ -114,7 +122,8 @@ impl BrokerConfig {
         Ok(())
     }
 
-    /// Takes a TOML file's text: `"num.partitions" = 3`, or nested tables, which are the same.
+    /// Takes a TOML file's text: `"num.partitions" = 3`, or nested tables, which are the same. An
+    /// array is what its elements are with commas between them.
     pub fn read_file(&mut self, text: &str, place: &str) -> Result<(), Refused> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             Refused::Source { place: place.to_string(), why: error.message().to_string() }
@@ -136,10 +145,11 @@ impl BrokerConfig {
             };
             match value {
                 toml::Value::Table(inner) => self.read_table(inner, &format!("{name}."), place)?,
-                toml::Value::String(text) => {
-                    self.set(&name, text, Source::File).map_err(at)?;
+                toml::Value::Array(all) => {
+                    let all: Vec<String> = all.iter().map(in_words).collect();
+                    self.set(&name, &all.join(","), Source::File).map_err(at)?;
                 }
-                other => self.set(&name, &other.to_string(), Source::File).map_err(at)?,
+                other => self.set(&name, &in_words(other), Source::File).map_err(at)?,
             }
         }
         Ok(())
@@ -357,6 +367,8 @@ mod tests {
         let variable = ("CORELOG_NODE_ID".to_string(), "7".to_string());
         config.read_environment([variable].into_iter()).expect("valid");
         assert_eq!(config.int("node.id"), 7);
+        config.read_file("log.dirs = [\"/one\", \"/two\"]", "file").expect("valid");
+        assert_eq!(config.text("log.dirs"), "/one,/two");
         config.read_file("node.id = 8", "file").expect("valid");
         assert_eq!(config.int("node.id"), 7, "the file is weaker than the environment");
     }

@@ -231,6 +231,9 @@ impl<I: Io> Hands<I> {
             let is_quiet = outcome.is_empty && !outcome.is_wrong;
             link.is_drained = is_quiet && (is_last || link.is_drained);
         }
+        if !outcome.is_empty {
+            self.core.note_received();
+        }
         if self.is_over() {
             self.bell.ring();
         }
@@ -292,7 +295,7 @@ impl<I: Io> Hands<I> {
             }
         }
         let is_late = match self.core.shape.plan.mode {
-            Mode::E2e | Mode::Verify => self.core.now() >= self.core.patience(),
+            Mode::E2e | Mode::Verify => self.core.now() >= self.core.readers_patience(),
             _ => true,
         };
         self.core.is_over() && is_late

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -56,6 +57,8 @@ pub struct Control {
     /// Producers that still have records to send or to be acknowledged.
     producers: AtomicUsize,
     interrupted: AtomicBool,
+    /// When records were received last, on the cores' clock.
+    received_at: AtomicU64,
     /// Members of groups, those of them that have their partitions, and those that have read all.
     members: usize,
     settled: AtomicUsize,
@@ -75,6 +78,7 @@ impl Control {
             epoch: AtomicI64::new(0),
             producers: AtomicUsize::new(producers),
             interrupted: AtomicBool::new(false),
+            received_at: AtomicU64::new(0),
             members,
             settled: AtomicUsize::new(0),
             resting: AtomicUsize::new(0),
@@ -181,6 +185,17 @@ impl<I: Io> Core<I> {
         (Instant(self.until.get()) + DRAIN_TIME).0
     }
 
+    /// When consumers give up what has not arrived.
+    pub fn readers_patience(&self) -> u64 {
+        let start = self.control.start.load(Ordering::Acquire);
+        readers_patience(start..self.until.get(), self.control.received_at.load(Ordering::Relaxed))
+    }
+
+    /// Records were received.
+    pub fn note_received(&self) {
+        self.control.received_at.fetch_max(self.now(), Ordering::Relaxed);
+    }
+
     /// Connects to a broker of the route.
     pub async fn connect(
         &self,
@@ -211,6 +226,14 @@ impl<I: Io> Core<I> {
         self.running.set(self.running.get() - 1);
         self.ended.ring();
     }
+}
+
+/// As long as records arrive consumers go on, for as long again as the run has lasted at most:
+/// other clients may write to the topic without end.
+fn readers_patience(run: Range<u64>, received_at: u64) -> u64 {
+    let least = (Instant(run.end) + DRAIN_TIME).0;
+    let most = least.saturating_add(run.end.saturating_sub(run.start));
+    (Instant(received_at) + DRAIN_TIME).0.clamp(least, most)
 }
 
 /// Connects within `CONNECT_TIME`, in the manner that the plan asks for.
@@ -451,6 +474,17 @@ mod tests {
         for (now, next) in [(100, 110), (109, 110), (110, 120), (99, 100), (90, 100), (89, 90)] {
             assert_eq!(boundary_after(now, 100, every), next, "after {now}");
         }
+    }
+
+    /// What consumers had no time to read was once reported as lost.
+    #[test]
+    fn consumers_go_on_while_records_arrive_but_not_for_ever() {
+        let seconds = |count: u64| count * 1_000_000_000;
+        let drain = DRAIN_TIME.as_secs();
+        let patience = |received| readers_patience(seconds(10)..seconds(70), seconds(received));
+        assert_eq!(patience(0), seconds(70 + drain), "nothing ever came");
+        assert_eq!(patience(75), seconds(75 + drain));
+        assert_eq!(patience(500), seconds(70 + drain + 60));
     }
 
     #[test]

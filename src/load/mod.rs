@@ -97,7 +97,7 @@ impl Arguments {
             live.begin(report.plan.warm_up + report.plan.duration);
             let broker = report.broker.as_ref();
             let summary = run::run(&report.plan, &target, *rate, broker, &mut live, &stop)?;
-            let is_beyond = summary.p99_ms() > self.p99_max || !summary.kept_up();
+            let is_beyond = !summary.is_within(self.p99_max) || !summary.kept_up();
             report.runs.push(summary);
             if stop.is_asked() || (self.ramp.is_some() && is_beyond) {
                 break;

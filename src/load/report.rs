@@ -37,7 +37,7 @@ impl Report {
     /// The highest rate that was kept up with a p99 below the bound.
     pub fn best(&self) -> Option<f64> {
         let bound = self.p99_max_ms?;
-        let good = self.runs.iter().filter(|run| run.kept_up() && run.p99_ms() <= bound);
+        let good = self.runs.iter().filter(|run| run.kept_up() && run.is_within(bound));
         good.filter_map(|run| match run.rate {
             Rate::PerSecond(rate) => Some(rate),
             Rate::Max => None,

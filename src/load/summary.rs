@@ -90,8 +90,15 @@ impl Summary {
         if self.total.delivery.is_empty() { &self.total.latency } else { &self.total.delivery }
     }
 
-    pub fn p99_ms(&self) -> f64 {
-        self.latency().value_at_percentile(99.0) as f64 / 1e6
+    /// Whether p99 is at most `bound_ms`, with what never got through counted as slower.
+    pub fn is_within(&self, bound_ms: f64) -> bool {
+        let latency = self.latency();
+        let meant = match self.rate {
+            Rate::Max => 0.0,
+            Rate::PerSecond(rate) => rate * self.seconds,
+        };
+        let within = latency.count_between(0, (bound_ms * 1e6) as u64) as f64;
+        !latency.is_empty() && within >= 0.99 * meant.max(latency.len() as f64)
     }
 
     /// Whether all that was meant to be sent was, at the rate that was meant, within two percent.
@@ -235,4 +242,25 @@ fn verdict_json(verdict: Verdict) -> Value {
         "aborted": verdict.aborted,
         "foreign": verdict.foreign,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A broker that hung at the end was once the best of a sweep.
+    #[test]
+    fn what_never_got_through_is_no_fast_record() {
+        let mut run = Summary::new(Rate::PerSecond(1000.0), 1);
+        run.seconds = 10.0;
+        for (records, is_within) in [(9_850, false), (9_950, true)] {
+            run.total.latency.reset();
+            run.total.latency.record_n(1_000_000, records).expect("in range");
+            assert_eq!(run.latency().value_at_percentile(99.0) / 1_000_000, 1);
+            assert_eq!(run.is_within(2.0), is_within, "{records} of 10,000");
+            assert!(!run.is_within(0.5));
+        }
+        run.total.latency.record_n(1_000_000_000, 200).expect("in range");
+        assert!(!run.is_within(2.0), "2 % are slow");
+    }
 }
