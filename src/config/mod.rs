@@ -155,13 +155,17 @@ impl BrokerConfig {
         Ok(())
     }
 
-    /// Takes the variables that begin with `CORELOG_`.
+    /// Takes the variables that begin with `CORELOG_`, but for those that Kubernetes sets for a
+    /// service of that name.
     pub fn read_environment(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<(), Refused> {
         for (variable, value) in variables {
             let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            if ["SERVICE_", "PORT_"].iter().any(|of| name.starts_with(of)) || name == "PORT" {
+                continue;
+            }
             let name = name.to_lowercase().replace('_', ".");
             self.set(&name, &value, Source::Environment).map_err(|refused| Refused::Source {
                 place: format!("environment variable {variable}"),
@@ -367,6 +371,12 @@ mod tests {
         let variable = ("CORELOG_NODE_ID".to_string(), "7".to_string());
         config.read_environment([variable].into_iter()).expect("valid");
         assert_eq!(config.int("node.id"), 7);
+        for name in ["PORT", "PORT_9092_TCP", "PORT_9092_TCP_ADDR", "SERVICE_HOST"] {
+            let of_kubernetes = (format!("CORELOG_{name}"), "tcp://10.0.0.1:9092".to_string());
+            config.read_environment([of_kubernetes].into_iter()).expect("it is none of ours");
+        }
+        let mistaken = ("CORELOG_PORTS".to_string(), "1".to_string());
+        assert!(config.read_environment([mistaken].into_iter()).is_err());
         config.read_file("log.dirs = [\"/one\", \"/two\"]", "file").expect("valid");
         assert_eq!(config.text("log.dirs"), "/one,/two");
         config.read_file("node.id = 8", "file").expect("valid");

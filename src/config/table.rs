@@ -398,6 +398,14 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
+        "offsets.retention.check.interval.ms",
+        Int(1, I64),
+        "600000",
+        Honoured,
+        "How often it is looked which offsets are to be dropped.",
+    ),
+    row(
+        Broker,
         "offsets.topic.num.partitions",
         Int(1, 1000),
         "50",

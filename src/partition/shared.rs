@@ -82,6 +82,7 @@ impl Shared {
             members_max: self.config.size("group.max.size"),
             offset_metadata_bytes_max: self.config.size("offset.metadata.max.bytes"),
             offsets_retention: Duration::from_secs(minutes * 60),
+            expiry_interval: millis("offsets.retention.check.interval.ms"),
             ..Settings::default()
         }
     }

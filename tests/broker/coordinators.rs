@@ -20,6 +20,15 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// OffsetCommit of version 4 by nobody's member: offset 1000 of partition 0, 1001 of 1, and so on.
 pub fn commit(broker: &Broker, group: &str, topic: &str, partitions: &[i32]) {
+    commit_for(-1, broker, (group, topic, partitions));
+}
+
+/// As `commit`, for so many milliseconds.
+fn commit_for(
+    retention_time_ms: i64,
+    broker: &Broker,
+    (group, topic, partitions): (&str, &str, &[i32]),
+) {
     use api::offset_commit::{
         OffsetCommitRequestPartition, OffsetCommitRequestTopic, Request, Response,
     };
@@ -33,7 +42,8 @@ pub fn commit(broker: &Broker, group: &str, topic: &str, partitions: &[i32]) {
         partitions: partitions.collect(),
         ..OffsetCommitRequestTopic::default()
     };
-    let request = Request { group_id: group, topics: vec![topic], ..Request::default() };
+    let request =
+        Request { group_id: group, retention_time_ms, topics: vec![topic], ..Request::default() };
     let body = ask(broker, ApiKey::OffsetCommit, 4, &request);
     let answer: Response<'_> = read(&body, ApiKey::OffsetCommit, 4);
     assert!(answer.topics[0].partitions.iter().all(|one| one.error_code == 0), "{answer:?}");
@@ -76,6 +86,18 @@ fn join<'a>(group: &'a str, member_id: &'a str) -> api::join_group::Request<'a> 
         protocols: vec![protocol],
         ..Default::default()
     }
+}
+
+/// Nobody could say how often is looked, and what a client said of its offsets was passed over.
+#[test]
+fn offsets_go_when_their_client_has_said_so() {
+    let broker = Broker::start(&[("offsets.retention.check.interval.ms", "50")]);
+    let (topic, brief, long) = (fresh("topic"), fresh("brief"), fresh("long"));
+    create_topic(&broker.bootstrap(), &topic, 2);
+    commit_for(3_600_000, &broker, (&long, &topic, &[0, 1]));
+    commit_for(1, &broker, (&brief, &topic, &[0, 1]));
+    await_that("expired", &broker, || committed(&broker, &brief) == 0);
+    assert_eq!(committed(&broker, &long), 2);
 }
 
 /// Groups once lived on in the cores when the topic that kept them was deleted.
