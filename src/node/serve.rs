@@ -20,6 +20,7 @@ use crate::io::mailbox::{Receiver, mailbox, oneshot};
 use crate::io::ring::{self, Engine, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
 use crate::partition::{Directories, Shared, cores_in_words};
+use crate::segment;
 
 /// A core that says nothing for this long has not started. Recovery reads at device speed.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -33,6 +34,12 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 const DISK_SHARE: u64 = 4;
 /// ... but for what a core can live with.
 const CORE_JOURNAL_BYTES_MIN: u64 = 16 << 20;
+
+/// Descriptors of a core beside connections, segments and journal files: rings, listeners, and what
+/// is open while something is moved.
+const CORE_DESCRIPTORS: u64 = 64;
+/// Files are kept no more than one in so many of all descriptors.
+const FILES_SHARE_MAX: u64 = 2;
 
 /// A line to the standard output. It may go to a file on a full disk: the node goes on without it.
 macro_rules! say {
@@ -71,6 +78,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     let directories = directories_of(&taken);
     announce(&config, &directories, taken.layout(), &cpus)?;
+    let connections_max = bound_connections(&config, taken.layout(), probe::descriptors());
 
     let shared = Arc::new(Shared::new(config, shards, directories));
     let (report, mut reports) = mailbox(usize::from(shards) * 2);
@@ -90,6 +98,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
             identity: identity.clone(),
             listen,
             connection_count: count.clone(),
+            connections_max,
             go,
             stop: stopped,
             report: report.clone(),
@@ -310,6 +319,28 @@ fn journal_settings(config: &BrokerConfig, layout: &Layout, core: u16) -> journa
             Durability::Replicated => Flush::Within(interval),
         },
     }
+}
+
+/// Connections that leave the files the descriptors they need, which is told where the settings
+/// promise more: a journal that cannot begin its next file takes nothing from anybody.
+fn bound_connections(config: &BrokerConfig, layout: &Layout, descriptors: u64) -> usize {
+    let files = |core| {
+        let journal = journal_settings(config, layout, core);
+        journal.bytes_max / journal.file_bytes + segment::cache::FILES_MAX as u64
+    };
+    let files = (0..layout.shards).map(|core| files(core) + CORE_DESCRIPTORS).sum::<u64>();
+    let bound = descriptors - files.min(descriptors / FILES_SHARE_MAX);
+    let bound = usize::try_from(bound).unwrap_or(usize::MAX);
+    let wanted = config.size("max.connections");
+    if bound < wanted {
+        say!(
+            "max.connections is {wanted}, but the limit of open files, {descriptors}, leaves room \
+             for {bound}: no more are taken; raise it with `ulimit -n {}` or LimitNOFILE={0} in \
+             the unit file",
+            (wanted as u64 + files).next_multiple_of(1024)
+        );
+    }
+    bound
 }
 
 /// Bytes of a core's journal: its share of what is set, or of what a small file system can spare.

@@ -147,7 +147,7 @@ impl Io for RingIo {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(directory)? {
+        for entry in std::fs::read_dir(directory).map_err(file::in_kind)? {
             names.extend(entry?.file_name().into_string());
         }
         names.sort();
