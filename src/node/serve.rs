@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::base::ids::CoreId;
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
+use crate::io::ring::signals::Signal;
 use crate::io::ring::{self, Engine, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
 use crate::partition::{Directories, Shared, cores_in_words};
@@ -54,6 +55,8 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let failed = |error: std::io::Error| BootFailed(error.to_string());
     die_of_panics();
     signals::block().map_err(failed)?;
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let asked = hear_signals(is_ready.clone()).map_err(failed)?;
     probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let cpus = chosen_cpus(&config)?;
     let wanted = match config.int("shards") {
@@ -122,6 +125,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         })
         .map_err(failed)?;
     let address = await_cores(&mut reports, &mut executors)?;
+    is_ready.store(true, Ordering::Release);
     if identity.port == 0 {
         identity.port = i32::from(address.port());
     }
@@ -134,9 +138,10 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     for broker in identity.brokers().filter(|_| identity.cores.is_some()) {
         say!("broker {} is a core of its own: {}:{}", broker.id, identity.host, broker.port);
     }
-    let signal = signals::wait().map_err(failed)?;
+    let signal =
+        asked.recv().map_err(|ended| BootFailed(format!("no signal is heard: {ended}")))?;
     say!("stopping on {signal:?}: answering what is in flight, flushing");
-    exit_on_second_signal();
+    drop(asked);
     drop(stops);
     for executor in executors {
         executor.join().map_err(failed)?;
@@ -486,13 +491,23 @@ fn die_of_panics() {
     }));
 }
 
-fn exit_on_second_signal() {
-    let waits = std::thread::Builder::new().name("second signal".into()).spawn(|| {
-        if signals::wait().is_ok() {
-            std::process::exit(1);
+/// Hears signals from the start on. One that comes before the node is ready ends the process at
+/// once, however long the rest of the start would take, or hang: recovery is made for that. The
+/// first after that is told, the second ends the process at once as well.
+fn hear_signals(is_ready: Arc<AtomicBool>) -> std::io::Result<std::sync::mpsc::Receiver<Signal>> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let hear = move || {
+        let mut is_told = false;
+        while let Ok(signal) = signals::wait() {
+            if !is_ready.load(Ordering::Acquire) {
+                say!("ended on {signal:?} before it was ready; the next start begins again");
+                std::process::exit(0);
+            }
+            if std::mem::replace(&mut is_told, true) || tell.send(signal).is_err() {
+                std::process::exit(1);
+            }
         }
-    });
-    if let Err(error) = waits {
-        tracing::warn!("a second signal will not end the process at once: {error}");
-    }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(hear)?;
+    Ok(told)
 }

@@ -192,6 +192,11 @@ impl Broker {
         self.await_ready(ready);
     }
 
+    /// Starts the binary and waits for nothing.
+    pub fn begin(&mut self) {
+        self.spawn();
+    }
+
     /// Starts the binary; how often its log says that it was ready before.
     fn spawn(&mut self) -> usize {
         let ready = self.log().matches(READY).count();
