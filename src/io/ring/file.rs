@@ -7,12 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use io_uring::{opcode, types};
 
-use super::RingIo;
 use super::driver::{Keep, fd, own};
+use super::{RingIo, beside};
 use crate::base::buffer::{ALIGNMENT, AlignedBuffer};
 use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
 
@@ -20,6 +21,9 @@ use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
 const ALLOCATE_CHUNK_BYTES: usize = 1 << 20;
 const MODE: libc::mode_t = 0o640;
 const DIRECTORY_MODE: libc::mode_t = 0o750;
+
+/// The kernel's ring cuts no files: it learned that with Linux 6.9.
+static IS_TRUNCATED_BESIDE: AtomicBool = AtomicBool::new(false);
 
 /// An open file.
 pub struct RingFile {
@@ -314,22 +318,22 @@ impl File for RingFile {
     }
 
     async fn truncate(&self, length: u64) -> io::Result<()> {
-        let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
-        let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
-        // SAFETY: the entry holds no pointers.
-        let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
-        match result {
-            // The ring learned it with Linux 6.9; cutting off less than a block takes microseconds.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                truncate_blocking(&self.descriptor, length)?;
+        if IS_TRUNCATED_BESIDE.load(Ordering::Relaxed) {
+            beside::truncate(&self.io, &self.descriptor, length).await?;
+        } else {
+            let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
+            let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
+            // SAFETY: the entry holds no pointers.
+            let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    beside::truncate(&self.io, &self.descriptor, length).await?;
+                    IS_TRUNCATED_BESIDE.store(true, Ordering::Relaxed);
+                }
+                outcome => drop(outcome?),
             }
-            outcome => drop(outcome?),
         }
         self.length.set(length);
         Ok(())
     }
-}
-
-fn truncate_blocking(descriptor: &OwnedFd, length: u64) -> io::Result<()> {
-    std::fs::File::from(descriptor.try_clone()?).set_len(length)
 }
