@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{Extent, FetchWatch, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
-use crate::io::Io;
+use crate::io::{BLOCK_BYTES, Io};
 use crate::journal::{Journal, Location};
 use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
@@ -286,6 +286,8 @@ impl<I: Io> Owner<I> {
         let Some(first) = extents.first() else { return Ok(Vec::new()) };
         let start = first.location.address;
         let file_bytes = self.journal().file_bytes();
+        // Files are read in whole blocks.
+        let aligned = start / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let mut end = start + u64::from(first.location.length);
         let most = self.read_pace.piece_bytes() as u64;
         let mut count = 1;
@@ -294,7 +296,7 @@ impl<I: Io> Owner<I> {
             let extended = address + u64::from(length);
             // What was carried on in the journal stands behind what follows it.
             let close = address.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX)
-                && extended - start <= most
+                && extended - aligned <= most
                 && address / file_bytes == start / file_bytes;
             if !close {
                 break;
