@@ -361,7 +361,8 @@ pub const BROKER: &[Setting] = &[
         Int(1, I32),
         "20000",
         Honoured,
-        "Connections of the node; more are closed at once.",
+        "Connections of the node; more are closed at once. Fewer where the limit of open files \
+         leaves no room for so many beside the files.",
     ),
     row(
         Broker,

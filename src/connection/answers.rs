@@ -12,9 +12,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::{Charge, Closed, Connection};
+use crate::base::few::Few;
 use crate::base::limits;
 use crate::handler::produce;
 use crate::io::{Io, Stream};
+use crate::partition::Held;
 use crate::wire::pieces::Pieces;
 
 /// An answer, or what it will be made of.
@@ -48,6 +50,8 @@ pub struct Answers {
     pieces: RefCell<Pieces>,
     /// Bytes of requests whose answers are not written.
     inflight_bytes: Cell<usize>,
+    /// Counts the records among the pieces until they are written.
+    held: RefCell<Few<Held>>,
     ended: Cell<bool>,
     writer: RefCell<Option<Waker>>,
     reader: RefCell<Option<Waker>>,
@@ -59,6 +63,7 @@ impl Answers {
             queue: RefCell::new(VecDeque::new()),
             pieces: RefCell::new(Pieces::new()),
             inflight_bytes: Cell::new(0),
+            held: RefCell::default(),
             ended: Cell::new(false),
             writer: RefCell::new(None),
             reader: RefCell::new(None),
@@ -75,6 +80,11 @@ impl Answers {
     /// Where an answer is put that is then pushed as `Written`; only once all others are.
     pub fn pieces(&self) -> &RefCell<Pieces> {
         &self.pieces
+    }
+
+    /// Keeps what counts the records put among the pieces, until these are written.
+    pub fn hold(&self, held: Few<Held>) {
+        *self.held.borrow_mut() = held;
     }
 
     /// Waits until every answer is written.
@@ -155,6 +165,8 @@ impl Answers {
     }
 
     fn written(&self, answered: usize) {
+        // An answer with records is the first of those in the queue.
+        self.held.borrow_mut().clear();
         self.inflight_bytes.set(self.inflight_bytes.get() - answered);
         wake(&self.reader);
     }

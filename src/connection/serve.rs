@@ -84,7 +84,8 @@ async fn serve<I: Io>(
     }
     let answer = match api {
         ApiKey::Fetch => {
-            handler::fetch::handle(&connections.handlers, &request, answers.pieces()).await?;
+            let handled = handler::fetch::handle(&connections.handlers, &request, answers.pieces());
+            answers.hold(handled.await?);
             Answer::Written
         }
         _ => Answer::Ready(handler::handle(&connections.handlers, &request).await?),

@@ -50,7 +50,7 @@ impl<I: Io> Dispatch<I> {
     async fn fetch_now(&self, plan: &FetchPlan) -> Few<FetchedPart> {
         match self.only_owner(plan.parts.iter().map(|part| part.partition)) {
             Some(core) if self.is_local(core) => {
-                return self.owner.read_all(&plan.parts, plan.bytes_max).await;
+                return self.owner.answer_all(&plan.parts, plan.bytes_max).await;
             }
             Some(core) => return self.read_on(core, plan.parts.clone(), plan.bytes_max).await,
             None => {}
@@ -72,7 +72,7 @@ impl<I: Io> Dispatch<I> {
     ) -> Few<FetchedPart> {
         let count = parts.len();
         let work =
-            move |owner: Rc<Owner<I>>| async move { owner.read_all(&parts, bytes_max).await };
+            move |owner: Rc<Owner<I>>| async move { owner.answer_all(&parts, bytes_max).await };
         let found = self.call(core, work).await;
         found.unwrap_or_else(|_| Few::from_elem(FetchedPart::owner_gone(), count))
     }
@@ -134,6 +134,7 @@ fn merge(plan: &FetchPlan, found: Vec<(Vec<usize>, Few<FetchedPart>)>) -> Few<Fe
             let bytes_max = plan.bytes_max.saturating_sub(bytes).min(asked.bytes_max);
             if bytes > 0 && part.bytes() > bytes_max {
                 part.records.clear();
+                part.held = None;
             }
             bytes += part.bytes();
             part

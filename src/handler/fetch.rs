@@ -12,7 +12,7 @@ use crate::connection::Closed;
 use crate::dispatch::FetchPlan;
 use crate::io::Io;
 use crate::metadata::Image;
-use crate::partition::{FetchPart, FetchedPart};
+use crate::partition::{FetchPart, FetchedPart, Held};
 use crate::wire::error::ErrorCode;
 use crate::wire::fetch::{self, FetchAsked, FetchSink, FetchWriter, FetchedHead, PartitionAsked};
 use crate::wire::pieces::Pieces;
@@ -24,12 +24,12 @@ const INITIAL_EPOCH: i32 = 0;
 /// The session epoch of a request without a session, which also closes the one named.
 const FINAL_EPOCH: i32 = -1;
 
-/// Answers the request into `out`.
+/// Answers the request into `out`; what is given back counts its records until they are written.
 pub async fn handle<I: Io>(
     handlers: &Rc<Handlers<I>>,
     request: &Request<'_>,
     out: &RefCell<Pieces>,
-) -> Result<(), Closed> {
+) -> Result<Few<Held>, Closed> {
     let version = request.version();
     let image = handlers.image();
     let mut named = Named::new(&image);
@@ -44,12 +44,11 @@ pub async fn handle<I: Io>(
             let mut writer = FetchWriter::new(out, ids, error, 0);
             writer.topics(0);
             writer.finish();
-            return Ok(());
+            return Ok(Few::new());
         }
     };
     let found = read(handlers, &image, &asked, &scope).await;
-    write(handlers, request, (&scope, found), &mut out.borrow_mut());
-    Ok(())
+    Ok(write(handlers, request, (&scope, found), &mut out.borrow_mut()))
 }
 
 /// The partitions that a request names.
@@ -195,7 +194,7 @@ fn write<I: Io>(
     request: &Request<'_>,
     (scope, found): (&Scope, Few<FetchedPart>),
     out: &mut Pieces,
-) {
+) -> Few<Held> {
     let mut sessions = handlers.sessions.borrow_mut();
     let mut answers: Few<(&SessionKey, FetchedPart)> = Few::with_capacity(found.len());
     for ((key, _), part) in scope.parts.iter().zip(found) {
@@ -213,6 +212,7 @@ fn write<I: Io>(
     let is_same = |(one, _): &(&SessionKey, FetchedPart), (two, _): &(&SessionKey, FetchedPart)| {
         one.name == two.name && one.id == two.id
     };
+    let mut held = Few::new();
     writer.topics(answers.chunk_by(is_same).count());
     for topic in answers.chunk_by_mut(is_same) {
         let Some((key, _)) = topic.first() else { continue };
@@ -226,8 +226,10 @@ fn write<I: Io>(
                 log_start: part.log_start,
             };
             writer.partition(head, std::mem::take(&mut part.records));
+            held.extend(part.held.take());
         }
         writer.end_topic();
     }
     writer.finish();
+    held
 }

@@ -227,8 +227,12 @@ pub async fn prepare<I: Io>(inner: Rc<Inner<I>>) {
         inner.state.borrow_mut().prepared();
         match outcome {
             Ok(()) => {}
-            Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::OutOfMemory => {
+            Err(error) if is_no_space(&error) => {
                 refuse(&inner, Refusal::NoSpace(error.to_string()));
+                inner.io.sleep(RETRY).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                refuse(&inner, Refusal::Lacks(error.to_string()));
                 inner.io.sleep(RETRY).await;
             }
             Err(error) => {
@@ -297,7 +301,7 @@ fn plan<I: Io>(inner: &Rc<Inner<I>>) -> Step {
 fn to_discard<I: Io>(state: &State<I>, bytes_max: u64) -> Option<u64> {
     let space = &state.space;
     let is_next_wanted = space.allocated == space.file_end() && space.next_allocated.is_none();
-    let is_short = state.short || matches!(space.refusal, Some(Refusal::NoSpace(_)));
+    let is_short = state.short || space.refusal.as_ref().is_some_and(is_lack);
     let is_beyond = state.files.exceed(bytes_max, space.file_bytes);
     state.files.reusable().filter(|_| (is_short || is_beyond) && !is_next_wanted)
 }
@@ -324,11 +328,16 @@ async fn wait<I: Io>(inner: &Rc<Inner<I>>) {
     .await;
 }
 
+/// Whether what is released helps.
+fn is_lack(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::NoSpace(_) | Refusal::Lacks(_))
+}
+
 fn refuse<I: Io>(inner: &Rc<Inner<I>>, refusal: Refusal) {
     let mut state = inner.state.borrow_mut();
     if state.space.refusal.is_none() {
         tracing::warn!("{}", refusal);
-        if matches!(refusal, Refusal::NoSpace(_)) {
+        if is_lack(&refusal) {
             state.drain_all();
         }
     }
@@ -394,7 +403,9 @@ async fn create<I: Io>(inner: &Rc<Inner<I>>, number: u64, to: u64) -> io::Result
             let file = match inner.io.open(&path, OpenHow::CreateNew).await {
                 // An earlier attempt failed after the file was there; nothing was placed in it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    inner.io.open(&path, OpenHow::Existing).await?
+                    let file = inner.io.open(&path, OpenHow::Existing).await?;
+                    inner.io.sync_directory(&inner.settings.directory).await?;
+                    file
                 }
                 outcome => outcome?,
             };

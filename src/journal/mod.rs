@@ -158,6 +158,8 @@ pub enum Refusal {
     },
     /// The file system gave no more space.
     NoSpace(String),
+    /// The system, or the core, lacks what the journal's files need: memory, or a descriptor.
+    Lacks(String),
     /// The core's memory is in use; it comes back as requests end.
     NoMemory {
         bytes: usize,
@@ -188,6 +190,11 @@ impl fmt::Display for Refusal {
             Refusal::NoSpace(why) => write!(
                 f,
                 "the disk gave no space for the journal ({why}): free some; writes resume by \
+                 themselves"
+            ),
+            Refusal::Lacks(why) => write!(
+                f,
+                "the journal gets no further file for the moment ({why}); writes resume by \
                  themselves"
             ),
             Refusal::NoMemory { bytes } => write!(

@@ -78,6 +78,8 @@ pub struct CoreSetup<I: Io> {
     pub identity: Identity,
     pub listen: SocketAddr,
     pub connection_count: Arc<AtomicUsize>,
+    /// Connections of the node, where the settings allow more.
+    pub connections_max: usize,
     /// Core 0 tells the others where to listen, once they may.
     pub go: Go,
     pub stop: oneshot::Receiver<()>,
@@ -159,7 +161,8 @@ async fn boot_and_serve<I: Io>(io: I, setup: CoreSetup<I>, go: &mut Go) -> Resul
     if identity.cores.is_some() {
         listeners.push(Rc::new(listen(&io, own_address(address, io.core())?)?));
     }
-    let bounds = Bounds::new(shared.config());
+    let mut bounds = Bounds::new(shared.config());
+    bounds.connections_max = bounds.connections_max.min(setup.connections_max);
     let owner = dispatch.local().clone();
     let handlers = Handlers::new(dispatch, identity);
     let budget_bytes = setup.memory_bytes / 4;

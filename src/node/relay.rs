@@ -83,18 +83,23 @@ pub async fn name<I: Io>(io: &I, layout: &Layout) -> io::Result<()> {
     io.rename(&new, &path.join(NODE_FILE)).await
 }
 
-/// Removes what a change of the layout has left: folders, and files.
+/// Removes what a change of the layout has left: folders, and behind them the files that say whose
+/// they are. These stay with what cannot be removed, which nobody takes for his own then.
 pub async fn remove_stale<I: Io>(io: I, left: Vec<PathBuf>) {
-    for folder in left {
-        let removed = match io.list(&folder) {
-            Ok(_) => remove_tree(&io, folder.clone()).await,
-            Err(_) => tolerate_absent(io.remove(&folder).await),
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in left {
+        let parent = path.parent().unwrap_or(&path).to_owned();
+        let removed = match io.list(&path) {
+            Ok(_) => remove_tree(&io, path.clone()).await,
+            Err(_) if kept.contains(&parent) => continue,
+            Err(_) => tolerate_absent(io.remove(&path).await),
         };
         if let Err(error) = removed {
             tracing::warn!(
                 "{} is left over and cannot be removed: {error}; the next start tries again",
-                folder.display()
+                path.display()
             );
+            kept.push(parent);
         }
     }
 }
@@ -126,5 +131,40 @@ fn tolerate_absent(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::io::sim::{Fault, World};
+
+    /// The mark went although a core's folder did not: what was left was nobody's, and a node that
+    /// was to use the directory refused it.
+    #[test]
+    fn a_left_directory_stays_marked_until_all_else_is_gone() {
+        let world = World::new(1);
+        let node = world.node();
+        let io = node.core(0);
+        let (folder, mark) = (PathBuf::from("/left/core-1.1"), PathBuf::from("/left/mark"));
+        let other = PathBuf::from("/other/mark");
+        for path in [&folder, Path::new("/other")] {
+            io.create_directory(path).expect("creatable");
+        }
+        let left = vec![folder.clone(), other.clone(), mark.clone()];
+        let names = |path: &str| io.list(Path::new(path)).expect("it is there");
+        world.block_on(async {
+            for path in [&folder.join("journal-0"), &mark, &other] {
+                drop(io.open(path, OpenHow::CreateNew).await.expect("creatable"));
+            }
+            node.disk().fail(Fault::Name, 0);
+            remove_stale(io.clone(), left.clone()).await;
+            assert_eq!(names("/left"), ["core-1.1", "mark"]);
+            assert!(names("/other").is_empty(), "nothing is left beside it");
+            remove_stale(io.clone(), left.clone()).await;
+            assert!(names("/left").is_empty());
+        });
     }
 }

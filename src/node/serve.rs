@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,11 @@ use crate::base::ids::CoreId;
 use crate::config::{self, BrokerConfig, Durability};
 use crate::handler::{Identity, port_offset};
 use crate::io::mailbox::{Receiver, mailbox, oneshot};
+use crate::io::ring::signals::Signal;
 use crate::io::ring::{self, Engine, Executor, RingIo, probe, signals};
 use crate::journal::{self, Flush};
 use crate::partition::{Directories, Shared, cores_in_words};
+use crate::segment;
 
 /// A core that says nothing for this long has not started. Recovery reads at device speed.
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -34,6 +36,12 @@ const DISK_SHARE: u64 = 4;
 /// ... but for what a core can live with.
 const CORE_JOURNAL_BYTES_MIN: u64 = 16 << 20;
 
+/// Descriptors of a core beside connections, segments and journal files: rings, listeners, and what
+/// is open while something is moved.
+const CORE_DESCRIPTORS: u64 = 64;
+/// Files are kept no more than one in so many of all descriptors.
+const FILES_SHARE_MAX: u64 = 2;
+
 /// A line to the standard output. It may go to a file on a full disk: the node goes on without it.
 macro_rules! say {
     ($($words:tt)*) => {
@@ -47,6 +55,8 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let failed = |error: std::io::Error| BootFailed(error.to_string());
     die_of_panics();
     signals::block().map_err(failed)?;
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let asked = hear_signals(is_ready.clone()).map_err(failed)?;
     probe::machine().map_err(|unfit| BootFailed(unfit.to_string()))?;
     let cpus = chosen_cpus(&config)?;
     let wanted = match config.int("shards") {
@@ -71,6 +81,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     let shard_cpus: Vec<usize> = cpus.iter().copied().cycle().take(usize::from(shards)).collect();
     let directories = directories_of(&taken);
     announce(&config, &directories, taken.layout(), &cpus)?;
+    let connections_max = bound_connections(&config, taken.layout(), probe::descriptors());
 
     let shared = Arc::new(Shared::new(config, shards, directories));
     let (report, mut reports) = mailbox(usize::from(shards) * 2);
@@ -90,6 +101,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
             identity: identity.clone(),
             listen,
             connection_count: count.clone(),
+            connections_max,
             go,
             stop: stopped,
             report: report.clone(),
@@ -113,6 +125,7 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
         })
         .map_err(failed)?;
     let address = await_cores(&mut reports, &mut executors)?;
+    is_ready.store(true, Ordering::Release);
     if identity.port == 0 {
         identity.port = i32::from(address.port());
     }
@@ -125,9 +138,10 @@ pub fn serve(config: BrokerConfig) -> Result<(), BootFailed> {
     for broker in identity.brokers().filter(|_| identity.cores.is_some()) {
         say!("broker {} is a core of its own: {}:{}", broker.id, identity.host, broker.port);
     }
-    let signal = signals::wait().map_err(failed)?;
+    let signal =
+        asked.recv().map_err(|ended| BootFailed(format!("no signal is heard: {ended}")))?;
     say!("stopping on {signal:?}: answering what is in flight, flushing");
-    exit_on_second_signal();
+    drop(asked);
     drop(stops);
     for executor in executors {
         executor.join().map_err(failed)?;
@@ -312,6 +326,28 @@ fn journal_settings(config: &BrokerConfig, layout: &Layout, core: u16) -> journa
     }
 }
 
+/// Connections that leave the files the descriptors they need, which is told where the settings
+/// promise more: a journal that cannot begin its next file takes nothing from anybody.
+fn bound_connections(config: &BrokerConfig, layout: &Layout, descriptors: u64) -> usize {
+    let files = |core| {
+        let journal = journal_settings(config, layout, core);
+        journal.bytes_max / journal.file_bytes + segment::cache::FILES_MAX as u64
+    };
+    let files = (0..layout.shards).map(|core| files(core) + CORE_DESCRIPTORS).sum::<u64>();
+    let bound = descriptors - files.min(descriptors / FILES_SHARE_MAX);
+    let bound = usize::try_from(bound).unwrap_or(usize::MAX);
+    let wanted = config.size("max.connections");
+    if bound < wanted {
+        say!(
+            "max.connections is {wanted}, but the limit of open files, {descriptors}, leaves room \
+             for {bound}: no more are taken; raise it with `ulimit -n {}` or LimitNOFILE={0} in \
+             the unit file",
+            (wanted as u64 + files).next_multiple_of(1024)
+        );
+    }
+    bound
+}
+
 /// Bytes of a core's journal: its share of what is set, or of what a small file system can spare.
 fn journal_bytes(config: &BrokerConfig, layout: &Layout, core: u16) -> u64 {
     let setting = u64::try_from(config.int("journal.bytes.max")).unwrap_or(u64::MAX);
@@ -455,13 +491,23 @@ fn die_of_panics() {
     }));
 }
 
-fn exit_on_second_signal() {
-    let waits = std::thread::Builder::new().name("second signal".into()).spawn(|| {
-        if signals::wait().is_ok() {
-            std::process::exit(1);
+/// Hears signals from the start on. One that comes before the node is ready ends the process at
+/// once, however long the rest of the start would take, or hang: recovery is made for that. The
+/// first after that is told, the second ends the process at once as well.
+fn hear_signals(is_ready: Arc<AtomicBool>) -> std::io::Result<std::sync::mpsc::Receiver<Signal>> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let hear = move || {
+        let mut is_told = false;
+        while let Ok(signal) = signals::wait() {
+            if !is_ready.load(Ordering::Acquire) {
+                say!("ended on {signal:?} before it was ready; the next start begins again");
+                std::process::exit(0);
+            }
+            if std::mem::replace(&mut is_told, true) || tell.send(signal).is_err() {
+                std::process::exit(1);
+            }
         }
-    });
-    if let Err(error) = waits {
-        tracing::warn!("a second signal will not end the process at once: {error}");
-    }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(hear)?;
+    Ok(told)
 }

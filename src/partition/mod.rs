@@ -57,6 +57,7 @@ mod tests;
 mod topics;
 mod traffic;
 mod turns;
+mod unwritten;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -91,6 +92,7 @@ pub use recover::{Recovered, recover};
 pub use reshard::{Moved, Resharding, reshard};
 pub use shared::Shared;
 pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
+pub use unwritten::Held;
 pub use watch::{FetchWait, FetchWatch, Watches};
 
 /// A partition's state, shared between the tasks of its core.
@@ -99,6 +101,9 @@ type Log = Rc<RefCell<PartitionLog>>;
 /// A core's partitions. They are gone through in an order that their history alone decides, so that
 /// a simulated node takes the same course again.
 type Logs = HashMap<PartitionId, Log, FxBuildHasher>;
+
+/// The share of a core's memory for commit groups that answers which are not taken may hold.
+const UNWRITTEN_SHARE: usize = 4;
 
 /// See the module's documentation.
 pub struct Owner<I: Io> {
@@ -116,6 +121,7 @@ pub struct Owner<I: Io> {
     storage_turn: Rc<Line>,
     read_pace: Rc<ReadPace<I>>,
     ahead: ahead::Ahead,
+    unwritten: unwritten::Unwritten,
     reserve: reserve::Reserve,
     scrubbing: scrub::Scrubbing,
     /// Somebody looks whether the directory can be used at all.
@@ -155,6 +161,7 @@ impl<I: Io> Owner<I> {
         let read_pace = Rc::new(ReadPace::new(io.clone(), writes));
         store.set_read_pace(read_pace.clone());
         let growth = pacing::Growth::new(io.now(), recovered.journal.head());
+        let unwritten = unwritten::Unwritten::new(arena.budget() / UNWRITTEN_SHARE);
         let reserve = reserve::Reserve::new(shared.config(), shared.shards());
         let bounds = remember::Bounds::new(shared.config(), &recovered.journal);
         let remembering = remember::Remembering::new(bounds, recovered.producers, io.now());
@@ -172,6 +179,7 @@ impl<I: Io> Owner<I> {
             storage_turn: Rc::default(),
             read_pace,
             ahead: ahead::Ahead::default(),
+            unwritten,
             reserve,
             scrubbing: scrub::Scrubbing::default(),
             doubting: Cell::new(false),

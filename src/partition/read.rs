@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Extent, FetchWatch, Log, Owner};
+use super::unwritten::Room;
+use super::{Extent, FetchWatch, Held, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
-use crate::io::Io;
+use crate::io::{BLOCK_BYTES, Io};
 use crate::journal::{Journal, Location};
 use crate::segment::Segment;
 use crate::wire::error::ErrorCode;
@@ -81,11 +82,13 @@ pub struct FetchedPart {
     pub high_watermark: Offset,
     pub log_start: Offset,
     pub records: Few<Bytes>,
+    /// Counts the records as long as they are not written.
+    pub held: Option<Held>,
 }
 
 impl FetchedPart {
     fn failed(error: ErrorCode) -> FetchedPart {
-        FetchedPart { error, high_watermark: -1, log_start: -1, records: Few::new() }
+        FetchedPart { error, high_watermark: -1, log_start: -1, records: Few::new(), held: None }
     }
 
     /// The owner core has stopped.
@@ -116,6 +119,27 @@ impl<I: Io> Owner<I> {
             let answer = self.read(part, left, is_first).await;
             is_first &= answer.bytes() == 0;
             left = left.saturating_sub(answer.bytes());
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// As `read_all`, for a client, who may take what it gets slowly.
+    pub async fn answer_all(
+        self: &Rc<Self>,
+        parts: &[FetchPart],
+        bytes_max: usize,
+    ) -> Few<FetchedPart> {
+        let mut left = bytes_max;
+        let mut answers = Few::with_capacity(parts.len());
+        let mut is_first = true;
+        for part in parts {
+            let room = self.unwritten.room();
+            left = left.min(room.bytes());
+            let mut answer = self.read(part, left, is_first && room != Room::Nothing).await;
+            is_first &= answer.bytes() == 0;
+            left = left.saturating_sub(answer.bytes());
+            self.unwritten.hold(&mut answer, room);
             answers.push(answer);
         }
         answers
@@ -185,8 +209,8 @@ impl<I: Io> Owner<I> {
         if !(log_start..=high_watermark).contains(&part.offset) {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
-        let answer =
-            FetchedPart { error: ErrorCode::NONE, high_watermark, log_start, records: Few::new() };
+        let (error, records) = (ErrorCode::NONE, Few::new());
+        let answer = FetchedPart { error, high_watermark, log_start, records, held: None };
         Ok((answer, log.filter(|_| part.offset < high_watermark)))
     }
 
@@ -286,6 +310,8 @@ impl<I: Io> Owner<I> {
         let Some(first) = extents.first() else { return Ok(Vec::new()) };
         let start = first.location.address;
         let file_bytes = self.journal().file_bytes();
+        // Files are read in whole blocks.
+        let aligned = start / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
         let mut end = start + u64::from(first.location.length);
         let most = self.read_pace.piece_bytes() as u64;
         let mut count = 1;
@@ -294,7 +320,7 @@ impl<I: Io> Owner<I> {
             let extended = address + u64::from(length);
             // What was carried on in the journal stands behind what follows it.
             let close = address.checked_sub(end).is_some_and(|gap| gap <= GAP_BYTES_MAX)
-                && extended - start <= most
+                && extended - aligned <= most
                 && address / file_bytes == start / file_bytes;
             if !close {
                 break;

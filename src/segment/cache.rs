@@ -12,7 +12,7 @@ use super::SegmentId;
 use super::marks::Marks;
 use crate::base::ids::{Offset, PartitionId, TopicNumber};
 
-const FILES_MAX: usize = 128;
+pub const FILES_MAX: usize = 128;
 /// 24 bytes each.
 const MARKS_MAX: usize = 1 << 18;
 const HINTS_MAX: usize = 4096;

@@ -153,7 +153,8 @@ impl<I: Io> Store<I> {
         let (mut least, mut wanted) = (1, bytes_max.clamp(READ_BYTES_MIN, most));
         let start = segment.start();
         while position < end {
-            let length = sealed.reach(position, (least, wanted));
+            let most = within(start + position, wanted).max(least);
+            let length = sealed.reach(position, (least, most));
             let window = self.read_paced(&file, start + position, length, start + end).await?;
             let window = sealed.verify(position, window);
             if window.is_empty() {
@@ -375,14 +376,15 @@ impl<I: Io> Store<I> {
     async fn scan(&self, id: SegmentId, segment: &Segment, marks: &mut Marks) -> io::Result<()> {
         debug_assert!(!marks.is_sealed(), "what is read vouches for nothing");
         let (file, end) = self.file_with(id, segment.bytes).await?;
-        let mut wanted = READ_BYTES_MAX;
+        let (mut least, wanted) = (1, READ_BYTES_MAX);
         let mut due = Due::new(segment, marks.next().unwrap_or(segment.base));
         let is_dense = due.is_dense;
         // Marks do not say what comes at their end.
         due.is_dense &= marks.covered() == 0;
         while marks.covered() < end {
             let position = marks.covered();
-            let window = read_range(&*file, position, wanted, end).await?;
+            let length = within(position, wanted).max(least);
+            let window = read_range(&*file, position, length, end).await?;
             for (header, batch) in records::batches(&window) {
                 if !due.is_sound(&header, batch) {
                     break;
@@ -401,9 +403,9 @@ impl<I: Io> Store<I> {
                     due.next = sound.map_or(due.next, |(_, next)| next);
                     continue;
                 }
-                wanted = bytes;
+                least = bytes;
             } else {
-                wanted = READ_BYTES_MAX;
+                least = 1;
             }
             self.io.cede().await;
         }
@@ -424,6 +426,13 @@ impl<I: Io> Store<I> {
 fn begin_at(marks: &Marks, segment: &Segment, from: Offset) -> (u64, Offset) {
     let mark = marks.at(from).filter(|mark| (segment.base..=from).contains(&mark.offset));
     mark.map_or((0, segment.base), |mark| (mark.position, mark.offset))
+}
+
+/// The most that is read from `position` on with a buffer of `wanted` bytes: files are read in
+/// whole blocks, and one block more would take a buffer of twice the size.
+pub(super) fn within(position: u64, wanted: usize) -> usize {
+    let skipped = usize::try_from(position % BLOCK_BYTES as u64).unwrap_or(0);
+    wanted.saturating_sub(skipped)
 }
 
 /// `wanted` bytes from `position` on, or as many as there are before `end`.

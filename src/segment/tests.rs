@@ -159,6 +159,38 @@ fn what_was_recorded_is_read_again_whatever_happens() {
     assert!(failures > 20, "only {failures} appends failed");
 }
 
+/// A read of a mebibyte from the middle of a block took a buffer of two.
+#[test]
+fn a_read_takes_no_larger_buffer_than_it_was_meant_to() {
+    let world = World::new(1);
+    let node = world.node();
+    let io = prepare(&node);
+    let mut model = Model::new();
+    world.block_on(async {
+        let store = store(&io);
+        while model.segment.bytes < 3 << 20 {
+            grow(&store, &world, &mut model).await.expect("a sound disk");
+        }
+        for most in [1 << 16, 1 << 18, 1 << 20] {
+            let mut from = model.segment.base;
+            while from < model.segment.next {
+                // Nothing that was read before is held.
+                store.spans.borrow_mut().clear();
+                let before = io.arena().taken();
+                let span = store.read_file(ID, &model.segment, from, most).await;
+                let span = span.expect("readable");
+                let taken = io.arena().taken() - before;
+                assert!(taken <= most.max(span.batches.len().next_power_of_two() * 2), "{taken}");
+                if span.batches.len() > 8192 && span.batches.len() < most - 4096 {
+                    assert!(taken <= most, "{taken} for {}", span.batches.len());
+                }
+                from = span.next;
+            }
+        }
+        model.check(&store, &world).await;
+    });
+}
+
 /// By a second name on the same file system, by a copy on another one; the power fails afterwards.
 #[test]
 fn another_store_takes_over_what_is_recorded() {

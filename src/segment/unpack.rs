@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::check::{Damage, Flaw, Seen};
 use super::pack::{CRC_END, DirectoryFlaw, HEADER_BYTES, TRAILER_BYTES};
 use super::pack::{decode, directory_header, directory_of, encode_end};
-use super::read::read_range;
+use super::read::{read_range, within};
 use super::{Pack, PackWriter, Piece, Segment, Store, pack_key};
 use crate::io::{BLOCK_BYTES, File, Io};
 
@@ -54,7 +54,7 @@ impl Unpacking {
         }
         // The old stretch goes before memory is asked for.
         self.windows.remove(&number);
-        let window = read_range(file, at, READ_BYTES.max(least), file.len()).await?;
+        let window = read_range(file, at, within(at, READ_BYTES).max(least), file.len()).await?;
         let held = (at, window);
         let bytes = cut(&held).ok_or(io::ErrorKind::UnexpectedEof)?;
         self.windows.insert(number, held);

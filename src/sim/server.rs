@@ -326,6 +326,7 @@ impl Boot {
                 identity: identity.clone(),
                 listen: address,
                 connection_count: connection_count.clone(),
+                connections_max: usize::MAX,
                 go,
                 stop,
                 report: report.clone(),

@@ -43,6 +43,19 @@ pub fn on_ramfs<'c>(command: &'c mut Command, folder: &Path) -> &'c mut Command 
     unsafe { command.pre_exec(mount) }
 }
 
+/// Sets how many files a running process may have open; what is open stays so.
+pub fn limit_descriptors_of(pid: u32, count: u64) {
+    let pid = libc::pid_t::try_from(pid).expect("a process id");
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes one `rlimit`.
+    let known = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) };
+    check(known).expect("the process is our own");
+    limit.rlim_cur = count.min(limit.rlim_max);
+    // SAFETY: the call reads one `rlimit`.
+    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+    check(set).expect("it is within the hard limit");
+}
+
 impl Lack {
     fn take(&self) -> Result<()> {
         match *self {

@@ -123,6 +123,58 @@ fn readers_that_take_nothing_leave_memory_to_writers() {
     broker.assert_alive();
 }
 
+/// Each held a part of the journal's own memory for as long as it liked, until the core could write,
+/// drain and read nothing more.
+#[test]
+fn readers_of_the_newest_that_take_nothing_leave_memory_to_writers() {
+    const ROUNDS: i64 = 12;
+    const EACH: i64 = 8;
+    let mut broker = Broker::start(&[BOUNDED]);
+    let topic = fresh("newest");
+    create_topic(&broker.bootstrap(), &topic, 2);
+    let mut writer = Peer::connect(broker.address());
+    let mut write = |count: i64| {
+        for _ in 0..count {
+            let outcome =
+                written(&writer.ask(&produce_many(&topic, &[(0, 900_000), (1, 900_000)])));
+            assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
+        }
+    };
+    let ask = |partition, offset| {
+        let parts = &[(partition, offset, 8 << 20)];
+        Ask { topic: &topic, parts, wait_ms: 0, bytes_min: 1, bytes_max: 8 << 20 }.encode()
+    };
+    let mut readers = Vec::new();
+    for round in 0..ROUNDS {
+        // What is in memory only, while older records are drained.
+        write(EACH);
+        for partition in [0, 1] {
+            for _ in 0..3 {
+                let mut reader = Peer::connect(broker.address());
+                SockRef::from(&reader.0).set_recv_buffer_size(4096).expect("it can be small");
+                reader.send(&ask(partition, round * EACH));
+                readers.push(reader);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    write(60);
+    assert!(broker.resident_bytes() < RESIDENT_MAX, "{} MiB", broker.resident_bytes() >> 20);
+    assert!(!broker.log().contains("cannot be drained"), "{}", broker.log());
+    // Who takes its answer gets on, from the oldest to the newest.
+    let mut reader = Peer::connect(broker.address());
+    for offset in [0, ROUNDS * EACH, ROUNDS * EACH + 59] {
+        let found = fetched(&reader.ask(&ask(1, offset)));
+        assert!(found.iter().any(|part| part.bytes > 800_000), "{offset}: {found:?}");
+    }
+    broker.assert_alive();
+    drop(readers);
+    let until = Instant::now() + SOON;
+    while fetched(&reader.ask(&ask(0, 0))).iter().all(|part| part.bytes < 4_000_000) {
+        assert!(Instant::now() < until, "answers stay small");
+    }
+}
+
 #[test]
 fn nothing_is_left_of_connections_that_are_reset() {
     let mut broker = Broker::start(&[]);

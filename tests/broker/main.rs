@@ -15,6 +15,7 @@ mod crowd;
 mod damage;
 mod damaged_offsets;
 mod damaged_packs;
+mod descriptors;
 mod disk;
 mod epochs;
 mod flips;

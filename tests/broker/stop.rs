@@ -1,6 +1,8 @@
 //! Stopping: what is in flight is answered, what was answered is kept, and nobody holds it up.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -62,6 +64,41 @@ fn a_signal_ends_it_with_connections_of_every_kind() {
         for peer in &mut idle {
             assert_eq!(peer.receive(SOON), Came::Closed);
         }
+    }
+}
+
+/// A start that takes long, or hangs on its disk, heard no signal until it was ready.
+#[test]
+fn a_signal_ends_a_start_that_hangs() {
+    for signal in ["TERM", "INT"] {
+        let mut broker = Broker::start(&[]);
+        stop(&mut broker, "TERM");
+        let node = broker.data().join("node.toml");
+        let text = std::fs::read(&node).expect("there");
+        std::fs::remove_file(&node).expect("removed");
+        // Whoever opens it to read waits for one that writes, and then for what that writes.
+        let made = Command::new("mkfifo").arg(&node).status().expect("a mkfifo command");
+        assert!(made.success());
+        broker.begin();
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_NONBLOCK);
+        let until = Instant::now() + SOON;
+        let held = loop {
+            match options.open(&node) {
+                Ok(held) => break held,
+                Err(error) => assert!(Instant::now() < until, "nobody reads it: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let asked = Instant::now();
+        broker.signal(signal);
+        assert_eq!(broker.ended().code(), Some(0), "{}", broker.log());
+        assert!(asked.elapsed() < SOON);
+        broker.await_log("before it was ready");
+        drop(held);
+        std::fs::remove_file(&node).expect("removed");
+        std::fs::write(&node, text).expect("written");
+        broker.launch();
     }
 }
 

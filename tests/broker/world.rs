@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::cage::{Lack, lacking};
+
 /// How long a broker may take to answer after it was started.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -31,6 +33,7 @@ pub struct Broker {
     folder: TempDir,
     /// Data directories beside or instead of the folder's own.
     directories: Vec<PathBuf>,
+    lacks: &'static [Lack],
 }
 
 impl Broker {
@@ -43,6 +46,7 @@ impl Broker {
                 settings: Vec::new(),
                 folder: folder(),
                 directories: Vec::new(),
+                lacks: &[],
             },
             Err(_) => Broker::start(&[]),
         }
@@ -77,6 +81,14 @@ impl Broker {
         broker
     }
 
+    /// As `start`, on a machine that lacks something.
+    pub fn start_lacking(lacks: &'static [Lack], settings: &[(&str, &str)]) -> Broker {
+        let mut broker = Broker::prepare(&[SMALL, settings].concat());
+        broker.lacks = lacks;
+        broker.launch();
+        broker
+    }
+
     /// Starts the binary as it comes, on an empty folder.
     pub fn start_with_defaults() -> Broker {
         let mut broker = Broker::prepare(&[]);
@@ -88,7 +100,8 @@ impl Broker {
         let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let settings = settings.iter().map(owned).collect();
         let (folder, directories) = (folder(), Vec::new());
-        Broker { child: None, address: free_address(), settings, folder, directories }
+        let address = free_address();
+        Broker { child: None, address, settings, folder, directories, lacks: &[] }
     }
 
     /// Changes a setting, from the next start on.
@@ -179,6 +192,11 @@ impl Broker {
         self.await_ready(ready);
     }
 
+    /// Starts the binary and waits for nothing.
+    pub fn begin(&mut self) {
+        self.spawn();
+    }
+
     /// Starts the binary; how often its log says that it was ready before.
     fn spawn(&mut self) -> usize {
         let ready = self.log().matches(READY).count();
@@ -198,6 +216,7 @@ impl Broker {
             None => (&data, &[][..]),
         };
         let mut command = serve(first, &self.bootstrap());
+        lacking(&mut command, self.lacks);
         for directory in others {
             command.arg("--data-dir").arg(directory);
         }

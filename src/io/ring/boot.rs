@@ -1,5 +1,6 @@
 //! Starting the executors: one thread per shard, pinned to its CPU.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -88,7 +89,8 @@ where
         let watched = Arc::downgrade(&alive);
         let prepared = move |host: Host, driver: Rc<Driver>| {
             let arena = Arena::new(arena_bytes);
-            let io = RingIo { inner: Rc::new(Inner { core, arena, driver, clock, host }) };
+            let calls = OnceCell::new();
+            let io = RingIo { inner: Rc::new(Inner { core, arena, driver, clock, host, calls }) };
             async move {
                 main(io).await;
                 drop((running, alive));

@@ -7,12 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use io_uring::{opcode, types};
 
-use super::RingIo;
 use super::driver::{Keep, fd, own};
+use super::{RingIo, beside};
 use crate::base::buffer::{ALIGNMENT, AlignedBuffer};
 use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
 
@@ -20,6 +21,9 @@ use crate::io::{BLOCK_BYTES, Durability, File, OpenHow};
 const ALLOCATE_CHUNK_BYTES: usize = 1 << 20;
 const MODE: libc::mode_t = 0o640;
 const DIRECTORY_MODE: libc::mode_t = 0o750;
+
+/// The kernel's ring cuts no files: it learned that with Linux 6.9.
+static IS_TRUNCATED_BESIDE: AtomicBool = AtomicBool::new(false);
 
 /// An open file.
 pub struct RingFile {
@@ -36,6 +40,10 @@ pub async fn open(io: &RingIo, path: &Path, how: OpenHow) -> io::Result<RingFile
         OpenHow::CreateNew | OpenHow::CreateUnsynced => libc::O_CREAT | libc::O_EXCL,
     };
     let flags = libc::O_RDWR | libc::O_CLOEXEC | create;
+    let parent = match how {
+        OpenHow::CreateNew => Some(open_parent(io, path).await?),
+        OpenHow::Existing | OpenHow::CreateUnsynced => None,
+    };
     let (descriptor, direct) = match open_at(io, path, flags | libc::O_DIRECT).await {
         Ok(descriptor) => (descriptor, true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -45,8 +53,8 @@ pub async fn open(io: &RingIo, path: &Path, how: OpenHow) -> io::Result<RingFile
         }
         Err(error) => return Err(error),
     };
-    if how == OpenHow::CreateNew {
-        sync_parent(io, path).await?;
+    if let Some(parent) = parent {
+        sync_whole(io, &parent).await?;
     }
     let opened = std::fs::File::from(descriptor);
     let length = opened.metadata()?.len();
@@ -69,30 +77,45 @@ async fn open_at(io: &RingIo, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let keep = Keep { paths: vec![path], yields_descriptor: true, ..Keep::default() };
     // SAFETY: the path's bytes are on the heap, owned by `keep`.
     let (result, _) = unsafe { io.driver().submit(entry, keep) }.await;
-    result.map(|descriptor| own(descriptor.cast_signed()))
+    result.map(|descriptor| own(descriptor.cast_signed())).map_err(in_kind)
+}
+
+/// An error of opening as its readers know it: that no descriptor is left says as little of the
+/// disk as that no memory is, and passes as connections end.
+pub fn in_kind(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            let what = format!("{error}: raise the limit of open files with `ulimit -n 65536`");
+            io::Error::new(io::ErrorKind::OutOfMemory, what)
+        }
+        _ => error,
+    }
 }
 
 pub async fn rename(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
+    let parent = open_parent(io, to).await?;
     let paths = vec![c_path(from)?, c_path(to)?];
     let here = types::Fd(libc::AT_FDCWD);
     let entry = opcode::RenameAt::new(here, paths[0].as_ptr(), here, paths[1].as_ptr()).build();
     // SAFETY: both paths' bytes are on the heap, owned by the keep.
     let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
     operation.await.0?;
-    sync_parent(io, to).await
+    sync_whole(io, &parent).await
 }
 
 pub async fn link(io: &RingIo, from: &Path, to: &Path) -> io::Result<()> {
+    let parent = open_parent(io, to).await?;
     let paths = vec![c_path(from)?, c_path(to)?];
     let here = types::Fd(libc::AT_FDCWD);
     let entry = opcode::LinkAt::new(here, paths[0].as_ptr(), here, paths[1].as_ptr()).build();
     // SAFETY: both paths' bytes are on the heap, owned by the keep.
     let operation = unsafe { io.driver().submit(entry, Keep { paths, ..Keep::default() }) };
     operation.await.0?;
-    sync_parent(io, to).await
+    sync_whole(io, &parent).await
 }
 
 pub async fn make_directory(io: &RingIo, path: &Path) -> io::Result<()> {
+    let parent = open_parent(io, path).await?;
     let paths = vec![c_path(path)?];
     let here = types::Fd(libc::AT_FDCWD);
     let entry = opcode::MkDirAt::new(here, paths[0].as_ptr()).mode(DIRECTORY_MODE).build();
@@ -102,17 +125,19 @@ pub async fn make_directory(io: &RingIo, path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         outcome => outcome.map(|_| ()),
     }?;
-    sync_parent(io, path).await
+    sync_whole(io, &parent).await
 }
 
 pub async fn remove_directory(io: &RingIo, path: &Path) -> io::Result<()> {
+    let parent = open_parent(io, path).await?;
     unlink(io, path, libc::AT_REMOVEDIR).await?;
-    sync_parent(io, path).await
+    sync_whole(io, &parent).await
 }
 
 pub async fn remove(io: &RingIo, path: &Path) -> io::Result<()> {
+    let parent = open_parent(io, path).await?;
     unlink(io, path, 0).await?;
-    sync_parent(io, path).await
+    sync_whole(io, &parent).await
 }
 
 pub async fn remove_unsynced(io: &RingIo, path: &Path) -> io::Result<()> {
@@ -128,18 +153,27 @@ async fn unlink(io: &RingIo, path: &Path, flags: i32) -> io::Result<()> {
     operation.await.0.map(drop)
 }
 
-async fn sync_parent(io: &RingIo, path: &Path) -> io::Result<()> {
+/// The directory of `path`. It is opened before anything is done in it: where no descriptor is left
+/// nothing is done that could not be made durable.
+async fn open_parent(io: &RingIo, path: &Path) -> io::Result<Rc<OwnedFd>> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    sync_directory(io, parent).await
+    open_directory(io, parent).await
+}
+
+async fn open_directory(io: &RingIo, path: &Path) -> io::Result<Rc<OwnedFd>> {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    open_at(io, path, flags).await.map(Rc::new)
 }
 
 pub async fn sync_directory(io: &RingIo, path: &Path) -> io::Result<()> {
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let directory = Rc::new(open_at(io, path, flags).await?);
-    sync(io, &directory, types::FsyncFlags::empty()).await
+    sync_whole(io, &open_directory(io, path).await?).await
+}
+
+async fn sync_whole(io: &RingIo, descriptor: &Rc<OwnedFd>) -> io::Result<()> {
+    sync(io, descriptor, types::FsyncFlags::empty()).await
 }
 
 async fn sync(io: &RingIo, descriptor: &Rc<OwnedFd>, flags: types::FsyncFlags) -> io::Result<()> {
@@ -284,22 +318,22 @@ impl File for RingFile {
     }
 
     async fn truncate(&self, length: u64) -> io::Result<()> {
-        let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
-        let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
-        // SAFETY: the entry holds no pointers.
-        let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
-        match result {
-            // The ring learned it with Linux 6.9; cutting off less than a block takes microseconds.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                truncate_blocking(&self.descriptor, length)?;
+        if IS_TRUNCATED_BESIDE.load(Ordering::Relaxed) {
+            beside::truncate(&self.io, &self.descriptor, length).await?;
+        } else {
+            let entry = opcode::Ftruncate::new(fd(&self.descriptor), length).build();
+            let keep = Keep { descriptor: Some(self.descriptor.clone()), ..Keep::default() };
+            // SAFETY: the entry holds no pointers.
+            let (result, _) = unsafe { self.io.driver().submit(entry, keep) }.await;
+            match result {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    beside::truncate(&self.io, &self.descriptor, length).await?;
+                    IS_TRUNCATED_BESIDE.store(true, Ordering::Relaxed);
+                }
+                outcome => drop(outcome?),
             }
-            outcome => drop(outcome?),
         }
         self.length.set(length);
         Ok(())
     }
-}
-
-fn truncate_blocking(descriptor: &OwnedFd, length: u64) -> io::Result<()> {
-    std::fs::File::from(descriptor.try_clone()?).set_len(length)
 }

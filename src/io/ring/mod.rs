@@ -6,6 +6,7 @@
 //!
 //! Lives on: every core.  Talks to: the kernel (6.1 or newer).
 
+mod beside;
 mod boot;
 mod driver;
 mod executor;
@@ -16,6 +17,7 @@ pub mod probe;
 pub mod signals;
 mod slow;
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -48,6 +50,8 @@ struct Inner {
     driver: Rc<Driver>,
     clock: Clock,
     host: Host,
+    /// What makes the calls that the ring does not know, once there was one.
+    calls: OnceCell<std::sync::mpsc::Sender<beside::Call>>,
 }
 
 /// What runs this core's tasks.
@@ -147,7 +151,7 @@ impl Io for RingIo {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(directory)? {
+        for entry in std::fs::read_dir(directory).map_err(file::in_kind)? {
             names.extend(entry?.file_name().into_string());
         }
         names.sort();

@@ -129,6 +129,11 @@ fn limit_of(resource: libc::__rlimit_resource_t) -> libc::rlimit {
     limit
 }
 
+/// Descriptors that this process may have.
+pub fn descriptors() -> u64 {
+    limit_of(libc::RLIMIT_NOFILE).rlim_cur
+}
+
 /// Raises a soft limit to `wanted`, or to the hard limit if that is lower; returns what holds.
 fn raise(resource: libc::__rlimit_resource_t, wanted: u64) -> u64 {
     let limit = limit_of(resource);

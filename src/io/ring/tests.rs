@@ -90,6 +90,36 @@ fn a_file_keeps_what_was_written_and_flushed() {
     assert_eq!(outcome.expect("no error"), 0);
 }
 
+/// On kernels before 6.9 the core's own thread waited for the disk.
+#[test]
+fn a_file_is_cut_by_a_thread_beside_the_core() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let path = directory.path().join("segment");
+    std::fs::write(&path, [7; 10_000]).expect("written");
+    on_a_core(move |io| {
+        let path = path.clone();
+        async move {
+            let file = std::fs::File::options().write(true).open(&path).expect("there");
+            let descriptor = std::os::fd::OwnedFd::from(file);
+            for length in [9_000, 20_000, 5] {
+                beside::truncate(&io, &descriptor, length).await.expect("it can be cut");
+                assert_eq!(std::fs::metadata(&path).expect("there").len(), length);
+            }
+            let refused = beside::truncate(&io, &descriptor, u64::MAX).await;
+            assert!(refused.is_err(), "no file is so long");
+        }
+    });
+}
+
+#[test]
+fn no_descriptor_is_no_fault_of_the_disk() {
+    for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+        let told = file::in_kind(io::Error::from_raw_os_error(code));
+        assert_eq!(told.kind(), io::ErrorKind::OutOfMemory, "{told}");
+    }
+    assert_eq!(file::in_kind(io::Error::from_raw_os_error(5)).raw_os_error(), Some(5));
+}
+
 #[test]
 fn a_megabyte_is_echoed_through_a_slow_reader_and_both_ends_close() {
     on_a_core(|io| async move {

@@ -226,7 +226,9 @@ impl DataDirectories {
             let names = names.filter(|name| self.layout.is_stale(path, name));
             stale.extend(names.map(|name| path.join(name)));
         }
-        stale.extend(self.left.iter().map(|path| path.join(MARK_FILE)));
+        // A directory that cannot be read stays marked.
+        let left = self.left.iter().filter(|path| fs::read_dir(path).is_ok());
+        stale.extend(left.map(|path| path.join(MARK_FILE)));
         stale
     }
 }
