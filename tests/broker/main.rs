@@ -26,6 +26,7 @@ mod jbod;
 mod kill;
 mod librdkafka;
 mod lookups;
+mod lost_checkpoints;
 mod million;
 mod per_core;
 mod polls;
