@@ -189,7 +189,7 @@ fn damaged_segments_are_told_once_and_cost_their_own_records_alone() {
 #[derive(Debug, Default)]
 pub struct Places {
     /// Of each batch of a topic: its group's place, and its own.
-    batches: BTreeMap<(u64, i64), (u64, u64)>,
+    pub batches: BTreeMap<(u64, i64), (u64, u64)>,
     /// Of each topic's creation.
     pub created: BTreeMap<String, (u64, u64)>,
     /// Group by place, with its bytes.

@@ -39,4 +39,5 @@ mod start;
 mod stop;
 mod stored;
 mod tools;
+mod unreadable;
 mod world;

@@ -20,6 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
 use crate::base::limits::{PARTITIONS_PER_TOPIC_MAX, PRODUCER_ID_BLOCK};
 use crate::client::failure::Failure;
+use crate::io::around::Around;
 use crate::journal::mend::{Break, Patch, Survey};
 use crate::journal::{self, Entry, NO_PARTITION};
 use crate::metadata::{Image, owner};
@@ -109,7 +110,8 @@ impl Arguments {
         if let Some(empty) = &self.replace_lost {
             return self.replace(out, empty);
         }
-        let taken = DataDirectories::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
+        let taken = DataDirectories::take_existing(&self.data_dir, self.dry_run);
+        let taken = taken.map_err(|e| failed(&e))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         let mut findings = Findings::default();
@@ -137,8 +139,8 @@ impl Arguments {
     /// Gives up a directory, or a core's folder, that is lost.
     fn replace(&self, out: &mut dyn Write, empty: &Path) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
-        let (taken, lost) =
-            DataDirectories::replace_lost(&self.data_dir, empty).map_err(|e| failed(&e))?;
+        let (taken, lost) = DataDirectories::replace_lost(&self.data_dir, empty, self.dry_run)
+            .map_err(|e| failed(&e))?;
         let layout = taken.layout();
         let survey = Survey::of(&layout.core(0)).map_err(|e| failed(&e))?;
         let mut account = Account::new(0);
@@ -701,8 +703,10 @@ impl Keep {
             fs::create_dir_all(parent)?;
         }
         if path.exists() && !to.exists() {
-            fs::copy(path, &to)?;
-            fs::File::open(&to)?.sync_all()?;
+            // What cannot be read, cannot be kept either.
+            let mut file = fs::File::create(&to)?;
+            io::copy(&mut Around::open(path)?, &mut file)?;
+            file.sync_all()?;
         }
         Ok(())
     }
