@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::asks::{produce_to, written};
 use crate::damage::{FOREVER, SMALL, all_but, first_needed, flip, mend, places, stop};
 use crate::damaged_packs::{create_with, packs, readable, write_each};
-use crate::frames::{Batch, Peer};
+use crate::frames::{Batch, Bytes, Peer, request};
 use crate::segments::{await_that, create, segment_files, write};
 use crate::world::{Broker, corelog, fresh};
 
@@ -176,4 +176,28 @@ fn a_partition_whose_checkpoint_is_lost_is_found_in_its_files() {
     assert_eq!(found, all_but(&lost, 20), "one batch without records stands for several");
     let one = Batch::default().encode();
     assert_eq!(written(&peer.ask(&produce_to(&topic, 0, &one))), [(0, 0, 20)]);
+}
+
+/// Records in partitions of which no metadata speaks any more could be read by nobody.
+#[test]
+fn partitions_whose_addition_is_lost_are_added_again() {
+    let mut broker = Broker::start(SMALL);
+    let (topic, other) = (fresh("grown"), fresh("other"));
+    let mut peer = Peer::connect(broker.address());
+    create_with(&mut peer, &topic, 2);
+    let body = Bytes::default().i32(1).string(&topic).i32(4).i32(-1).i32(10_000).i8(0);
+    peer.ask(&request(37, 0, body));
+    write_each(&mut peer, &topic, 4, 3000, 0);
+    create(&mut peer, &other, &[FOREVER]);
+    broker.restart();
+    stop(&mut broker);
+    let journal = journals(&broker).remove(0);
+    let (_, said) = corelog(&["inspect", "--json", journal.to_str().expect("UTF-8")]);
+    let line = said.lines().find(|line| line.contains("has 4 partitions")).expect("an entry");
+    let value: Value = serde_json::from_str(line).expect("JSON");
+    flip(&journal, value["position"].as_u64().expect("a place") + 20);
+
+    mend(&broker, &[&format!("topic {topic} has 4 partitions"), "metadata may be lost"]);
+    broker.launch();
+    write_each(&mut Peer::connect(broker.address()), &topic, 4, 3000, 1);
 }
