@@ -19,6 +19,7 @@
 //!   S4  Direct reads and writes have offset, length and memory aligned to `BLOCK_BYTES`; an
 //!       implementor refuses others with `InvalidInput`.
 
+pub mod around;
 pub mod mailbox;
 pub mod pace;
 pub mod reply;

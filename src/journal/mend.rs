@@ -18,12 +18,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::inspect::{Met, walk};
+use super::inspect::{Met, walk_in};
 use super::layout::{self, Entry, Flaw, GroupHeader, HEADER_BYTES};
 use super::range::{self, Said};
 use super::{Location, Replayed, files};
 use crate::base::ids::Offset;
 use crate::io::BLOCK_BYTES;
+use crate::io::around::Around;
 use crate::wire::records;
 
 /// Sequence numbers left out before the new group, as at a start.
@@ -106,8 +107,11 @@ impl Survey {
                 }
                 Met::Entry { .. } | Met::Gap { .. } => {}
             };
-            walk(&path, &mut note)
-                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let walked = Around::open(&path).and_then(|mut file| {
+                let length = file.length();
+                walk_in(&mut file, length, &mut note)
+            });
+            walked.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         }
         let newest = groups.keys().next_back().copied().unwrap_or(0);
         let directory = directory.to_owned();
@@ -206,7 +210,7 @@ impl Survey {
     fn read(&self, header: &GroupHeader) -> Result<Vec<u8>, String> {
         let path = files::path(&self.directory, header.address / self.file_bytes);
         let told = |error: io::Error| format!("cannot read {}: {error}", path.display());
-        let file = fs::File::open(&path).map_err(told)?;
+        let mut file = Around::open(&path).map_err(told)?;
         let mut bytes = vec![0; header.length as usize];
         file.read_exact_at(&mut bytes, header.address % self.file_bytes).map_err(told)?;
         Ok(bytes)
@@ -407,8 +411,8 @@ fn identify(
     for number in numbers {
         let path = files::path(directory, *number);
         let told = |error: io::Error| format!("cannot read {}: {error}", path.display());
-        let file = fs::File::open(&path).map_err(told)?;
-        let length = file.metadata().map_err(told)?.len();
+        let mut file = Around::open(&path).map_err(told)?;
+        let length = file.length();
         let mut header = [0; HEADER_BYTES];
         if length < BLOCK {
             continue;
@@ -439,7 +443,7 @@ fn flaw_at(path: &Path, position: u64) -> String {
     let look = || -> io::Result<Option<Flaw>> {
         let file = fs::File::open(path)?;
         let mut start = [0; HEADER_BYTES];
-        if file.read_exact_at(&mut start, position).is_err() {
+        if is_at_end(file.read_exact_at(&mut start, position))? {
             return Ok(None);
         }
         let header = match GroupHeader::read(&start) {
@@ -447,7 +451,7 @@ fn flaw_at(path: &Path, position: u64) -> String {
             Err(flaw) => return Ok(Some(flaw)),
         };
         let mut group = vec![0; header.length as usize];
-        if file.read_exact_at(&mut group, position).is_err() {
+        if is_at_end(file.read_exact_at(&mut group, position))? {
             return Ok(Some(Flaw::Lengths));
         }
         let found = header.check(&group).err();
@@ -457,7 +461,14 @@ fn flaw_at(path: &Path, position: u64) -> String {
         Ok(Some(flaw)) => flaw.to_string(),
         Ok(None) => "the file ends here".into(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => "the file is missing".into(),
-        Err(error) => error.to_string(),
+        Err(error) => format!("it cannot be read: {error}"),
+    }
+}
+
+fn is_at_end(read: io::Result<()>) -> io::Result<bool> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+        read => read.map(|()| false),
     }
 }
 

@@ -6,9 +6,10 @@
 //!       stands in their place.
 //!   P2  Nothing that is sound is given up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checkpoint::Checkpoint;
+use super::drain::COMMANDS_MAX;
 use super::log::{EpochStart, Found, epoch_at};
 use super::recover::Replay;
 use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
@@ -33,13 +34,27 @@ pub struct Account {
     replay: Replay,
     epoch: Epoch,
     producer_id: i64,
+    /// Topics whose deletion was replayed.
+    deleted: BTreeSet<TopicNumber>,
+    /// Of the topics below, all that are not deleted were named at once.
+    all_named_below: u32,
+}
+
+/// What is there of topics of which the metadata does not say so: partitions by topic.
+#[derive(Debug, Default)]
+pub struct Unnamed {
+    /// Topics that get a name.
+    pub topics: BTreeMap<TopicNumber, u32>,
+    /// Topics with fewer partitions than there are.
+    pub grown: BTreeMap<TopicNumber, u32>,
 }
 
 impl Account {
     /// `now` in Unix milliseconds.
     pub fn new(now: i64) -> Account {
         let replay = Replay { now, ..Replay::default() };
-        Account { replay, epoch: 0, producer_id: -1 }
+        let (deleted, all_named_below) = (BTreeSet::new(), 0);
+        Account { replay, epoch: 0, producer_id: -1, deleted, all_named_below }
     }
 
     pub fn take(&mut self, found: &Replayed<'_>) {
@@ -48,12 +63,43 @@ impl Account {
             let ids = records::batches(found.body).map(|(header, _)| header.producer_id);
             self.producer_id = ids.fold(self.producer_id, i64::max);
         }
+        if found.entry.kind == EntryKind::Metadata {
+            self.note_commands(found.body);
+        }
         self.replay.take(found);
+    }
+
+    fn note_commands(&mut self, body: &[u8]) {
+        // What cannot be decoded, the replay tells.
+        let commands = metadata::decode(body).unwrap_or_default();
+        for command in &commands {
+            match command {
+                Command::TopicDeleted { number } => {
+                    self.deleted.insert(TopicNumber(*number));
+                }
+                // Of a copy of the whole in several entries, one may be lost.
+                Command::TopicNumbersGiven { next } if commands.len() < COMMANDS_MAX => {
+                    self.all_named_below = self.all_named_below.max(*next);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the topic is known to be deleted, or to have been.
+    pub fn is_deleted(&self, number: TopicNumber) -> bool {
+        let is_known = self.image().topic_by_number(number).is_some();
+        !is_known && (number.0 < self.all_named_below || self.deleted.contains(&number))
     }
 
     /// What cannot be mended: entries of a newer program, or such that contradict each other.
     pub fn contradiction(&self) -> Option<String> {
         self.replay.failed.clone()
+    }
+
+    /// Partitions of which sound entries contradict each other, and how.
+    pub fn broken(&self) -> &BTreeMap<PartitionId, String> {
+        &self.replay.broken
     }
 
     pub fn image(&self) -> &Image {
@@ -77,23 +123,56 @@ impl Account {
         self.replay.found.get(&id).map_or(&[], |found| &found.epochs)
     }
 
+    /// The epoch that wrote from `start` on, as a segment says that nothing has named: it counts
+    /// where it lies between those that are known.
+    pub fn learn(&mut self, id: PartitionId, learned: EpochStart) {
+        let EpochStart { epoch, start } = learned;
+        let epochs = &mut self.replay.found.entry(id).or_default().epochs;
+        let at = epochs.partition_point(|known| known.start <= start);
+        let before = at.checked_sub(1).and_then(|at| epochs.get(at)).map(|known| known.epoch);
+        if before.is_some_and(|before| before >= epoch) || epoch > self.epoch {
+            return;
+        }
+        match epochs.get_mut(at) {
+            Some(behind) if behind.epoch == epoch => behind.start = start,
+            Some(behind) if behind.epoch < epoch => {}
+            _ => epochs.insert(at, learned),
+        }
+    }
+
     /// The segments that count, by partition: those with something that is not deleted.
     pub fn segments(&self, id: PartitionId) -> Vec<Segment> {
         let Some(found) = self.replay.found.get(&id) else { return Vec::new() };
         let Some((_, checkpoint)) = &found.checkpoint else { return Vec::new() };
-        let start = found.log_start.max(checkpoint.log_start);
+        let start = self.log_start(id);
         checkpoint.segments().into_iter().filter(|segment| segment.next > start).collect()
+    }
+
+    pub fn log_start(&self, id: PartitionId) -> Offset {
+        let Some(found) = self.replay.found.get(&id) else { return 0 };
+        let checkpoint = found.checkpoint.as_ref();
+        found.log_start.max(checkpoint.map_or(0, |(_, checkpoint)| checkpoint.log_start))
+    }
+
+    /// The offset that comes next, after what is known of a partition.
+    pub fn next(&self, id: PartitionId) -> Offset {
+        self.replay.found.get(&id).map_or(0, |found| gaps(id, found, &mut Vec::new()))
     }
 
     /// The gaps between entries, and what `named` says of lost ones behind the last.
     pub fn lost(&self, named: &[(Entry, Option<Offset>)]) -> Vec<Lost> {
         let mut tails: BTreeMap<PartitionId, Offset> = BTreeMap::new();
         for (entry, next) in named {
-            if matches!(entry.kind, EntryKind::Batches | EntryKind::Carried) {
-                let next = next.unwrap_or(entry.base_offset + 1);
-                let known = tails.entry(entry.partition).or_default();
-                *known = next.max(*known);
-            }
+            let next = match entry.kind {
+                EntryKind::Batches | EntryKind::Carried => {
+                    next.unwrap_or(entry.base_offset.saturating_add(1))
+                }
+                // What is before, was in segments.
+                EntryKind::Checkpoint => entry.base_offset,
+                EntryKind::LogStart | EntryKind::Metadata => continue,
+            };
+            let known = tails.entry(entry.partition).or_default();
+            *known = next.max(*known);
         }
         let mut lost = Vec::new();
         for (partition, found) in &self.replay.found {
@@ -103,7 +182,7 @@ impl Account {
                 lost.push(Lost { partition: *partition, from: end, before, is_tail: true });
             }
         }
-        let alone = tails.into_iter();
+        let alone = tails.into_iter().filter(|(_, before)| *before > 0);
         lost.extend(alone.map(|(partition, before)| Lost {
             partition,
             from: 0,
@@ -156,10 +235,11 @@ impl Account {
     }
 
     /// The metadata's entry that makes up for lost commands: a topic for each number that has
-    /// records and no name, and numbers that were given out stay given out.
+    /// records and no name, its partitions for each that has too few, and numbers that were given
+    /// out stay given out.
     pub fn metadata(
         &self,
-        nameless: &BTreeMap<TopicNumber, u32>,
+        unnamed: &Unnamed,
         epoch: Epoch,
         producer_id: i64,
     ) -> Result<(Entry, Vec<u8>), String> {
@@ -167,7 +247,10 @@ impl Account {
         let next = self.image().next_producer_id().max(producer_id.saturating_add(1) + block);
         let mut commands =
             vec![Command::LeaderEpochOpened { epoch }, Command::ProducerIdsReserved { next }];
-        commands.extend(nameless.iter().map(|(number, partitions)| Command::TopicCreated {
+        commands.extend(unnamed.grown.iter().map(|(number, partitions)| {
+            Command::PartitionsAdded { number: number.0, partitions: *partitions }
+        }));
+        commands.extend(unnamed.topics.iter().map(|(number, partitions)| Command::TopicCreated {
             name: recovered_name(*number),
             id: recovered_id(*number, self.replay.now),
             number: number.0,

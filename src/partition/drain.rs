@@ -64,7 +64,7 @@ pub(super) const CHECKPOINTS_PER_TURN: u32 = 64;
 /// Extents that are gathered before others have their turn.
 const EXTENTS_PER_TURN: u32 = 1024;
 /// Topics in one entry of the metadata's copy.
-const COMMANDS_MAX: usize = 500;
+pub(super) const COMMANDS_MAX: usize = 500;
 /// The largest relative offset that readers of segments take.
 pub(super) const SPAN_MAX: Offset = i32::MAX as Offset;
 

@@ -79,7 +79,7 @@ use crate::journal::Journal;
 use crate::metadata::{Image, Topic};
 use crate::segment::Store;
 
-pub use account::{Account, Lost, recovered_name};
+pub use account::{Account, Lost, Unnamed, recovered_name};
 pub use append::{Acks, ProduceAnswer, ProduceAnswers, ProducePart, ProduceReply};
 pub use checkpoint::Checkpoint;
 pub use controller::Controller;

@@ -15,7 +15,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -26,6 +27,7 @@ use super::read::{Due, Sealed, read_range};
 use super::seal::{Misplaced, Wrong};
 use super::{Segment, SegmentId, Store, marks_path};
 use crate::base::ids::Offset;
+use crate::io::around::Around;
 use crate::io::{File, Io, OpenHow};
 use crate::wire::records::{self, BatchHeader, HEADER_BYTES};
 
@@ -372,27 +374,49 @@ impl<I: Io> Store<I> {
     }
 }
 
-/// Checks a segment in a file that no node uses: plain blocking reads.
+/// Checks a segment in a file that no node uses: plain blocking reads. Blocks that cannot be read
+/// are damage like any other.
 pub fn check_file(
     path: &Path,
     segment: &Segment,
     visit: &mut dyn FnMut(Seen<'_>),
 ) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let file = std::fs::File::open(path)?;
-    let start = segment.start();
+    let mut file = Around::open(path)?;
     let seals = read_seals(path, segment)?.unwrap_or_default().map(Rc::new);
-    let check = Check::new(segment, file.metadata()?.len().saturating_sub(start));
+    check_around(&mut file, segment, seals, visit)
+}
+
+fn check_around<F: FileExt>(
+    file: &mut Around<F>,
+    segment: &Segment,
+    seals: Option<Rc<Marks>>,
+    visit: &mut dyn FnMut(Seen<'_>),
+) -> io::Result<()> {
+    let start = segment.start();
+    let check = Check::new(segment, file.length().saturating_sub(start));
     let mut check = check.with_seals(seals);
     let mut window = Vec::new();
     while let Some((position, wanted)) = check.wants() {
         let left = check.end - position;
         window.resize(wanted.min(usize::try_from(left).unwrap_or(usize::MAX)), 0);
         file.read_exact_at(&mut window, start + position)?;
-        check.take(&window, visit);
+        check.take(&window, &mut |seen| visit(with_cause(seen, file, start)));
     }
-    check.finish(visit);
+    check.finish(&mut |seen| visit(with_cause(seen, file, start)));
     Ok(())
+}
+
+/// What could not be read is told as that.
+fn with_cause<'a, F: FileExt>(seen: Seen<'a>, file: &Around<F>, start: u64) -> Seen<'a> {
+    match seen {
+        Seen::Damage(damage) => {
+            let from = start + damage.position;
+            let is_unread = file.is_unread(from, from + damage.bytes);
+            let flaw = if is_unread { Flaw::Unreadable } else { damage.flaw };
+            Seen::Damage(Damage { flaw, ..damage })
+        }
+        seen => seen,
+    }
 }
 
 /// What vouches for the offsets in a segment's file that no node uses, or what is wrong with that;
@@ -401,8 +425,10 @@ pub fn read_seals(path: &Path, segment: &Segment) -> io::Result<Result<Option<Ma
     if !segment.is_sparse() {
         return Ok(Ok(None));
     }
-    match std::fs::read(marks_path(path)) {
-        Ok(bytes) => {
+    let mut bytes = Vec::new();
+    let read = Around::open(&marks_path(path)).and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {
             let marks = Marks::decode_of(&bytes, segment.bytes);
             Ok(marks.map(|marks| Some(marks).filter(Marks::is_sealed)))
         }
@@ -416,6 +442,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
+    use crate::io::around::tests::Bad;
     use crate::segment::Home;
     use crate::wire::records::{BatchBuilder, Codec, NewRecord};
 
@@ -441,6 +468,26 @@ mod tests {
         let segment =
             Segment { base, next, bytes: length, max_timestamp: 0, begun: 0, home: Home::NEW };
         (bytes, places, segment)
+    }
+
+    /// One block that could not be read kept everything else from being repaired.
+    #[test]
+    fn a_block_that_cannot_be_read_costs_its_own_batches_alone() {
+        let (bytes, places, segment) = file();
+        let length = bytes.len() as u64;
+        // Inside of the last but three.
+        let block = (places[3] + 20_000) / 4096;
+        let mut around = Around::new(Bad { bytes, blocks: vec![block] }, length);
+        let (mut bases, mut damage) = (Vec::new(), Vec::new());
+        let seen = check_around(&mut around, &segment, None, &mut |seen| match seen {
+            Seen::Batch { header, .. } => bases.push(header.base_offset),
+            Seen::Damage(found) => damage.push(found),
+            Seen::Misplaced(found) => panic!("there are no seals: {found:?}"),
+        });
+        seen.expect("read around");
+        assert_eq!(bases, [100, 102, 104, 108, 110, 112]);
+        let [Damage { from, before, flaw, .. }] = damage[..] else { panic!("{damage:?}") };
+        assert_eq!((from, before, flaw), (106, 108, Flaw::Unreadable));
     }
 
     /// The base offsets of the sound batches, and the damage.

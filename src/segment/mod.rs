@@ -232,6 +232,32 @@ pub fn on_disk(directory: &Path, partition: PartitionId) -> Vec<SegmentId> {
     newest.into_values().collect()
 }
 
+/// The partitions that have a folder in a store that no node uses. Blocking.
+pub fn partitions_on_disk(directory: &Path) -> Vec<PartitionId> {
+    let mut found = Vec::new();
+    for name in names_on_disk(directory) {
+        let number = name.strip_prefix("topic-").and_then(|number| number.parse().ok());
+        let Some(topic) = number.map(TopicNumber) else { continue };
+        let indexes = names_on_disk(&topic_path(directory, topic));
+        let indexes = indexes.iter().filter_map(|index| index.parse().ok());
+        found.extend(indexes.map(|index| PartitionId { topic, index }));
+    }
+    found
+}
+
+/// The packs in a store that no node uses, by number. Blocking.
+pub fn packs_on_disk(directory: &Path) -> Vec<u32> {
+    let names = names_on_disk(&pack::folder(directory));
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| pack::number(name)).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn names_on_disk(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Whether there are marks for all of a segment's file, of whatever version.
 fn is_sealed(path: &Path) -> bool {
     let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());

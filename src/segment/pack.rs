@@ -37,9 +37,19 @@ const PIECE_BYTES: usize = 48;
 pub(super) const CRC_END: usize = 12;
 pub(super) const TRAILER_BYTES: usize = 16;
 
+/// The folder of the packs in a store's directory.
+pub(super) fn folder(directory: &Path) -> PathBuf {
+    directory.join(FOLDER)
+}
+
 /// The file of a pack in a store's directory.
 pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
-    directory.join(FOLDER).join(format!("{number:010}.pack"))
+    folder(directory).join(format!("{number:010}.pack"))
+}
+
+/// The number of the pack that a file's name means.
+pub(super) fn number(name: &str) -> Option<u32> {
+    name.strip_suffix(".pack")?.parse().ok()
 }
 
 /// A partition's share of a pack: whole batches back to back.
@@ -127,8 +137,8 @@ impl<I: Io> Store<I> {
     /// The packs that are there. Blocking; for start-up.
     pub(super) fn find_packs(&self) {
         let mut packs = self.packs.borrow_mut();
-        for name in self.names_in(&self.directory.join(FOLDER)) {
-            if let Some(number) = name.strip_suffix(".pack").and_then(|stem| stem.parse().ok()) {
+        for name in self.names_in(&folder(&self.directory)) {
+            if let Some(number) = number(&name) {
                 packs.insert(number, Known { bytes: None, is_new: false });
             }
         }

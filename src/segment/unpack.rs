@@ -16,6 +16,7 @@ use super::pack::{CRC_END, DirectoryFlaw, HEADER_BYTES, TRAILER_BYTES};
 use super::pack::{decode, directory_header, directory_of, encode_end};
 use super::read::{read_range, within};
 use super::{Pack, PackWriter, Piece, Segment, Store, pack_key};
+use crate::io::around::Around;
 use crate::io::{BLOCK_BYTES, File, Io};
 
 /// Bytes that are read at a time to be written elsewhere.
@@ -221,22 +222,22 @@ impl<I: Io> Store<I> {
 pub fn read_pack(path: &Path) -> io::Result<(Pack, Option<DirectoryFlaw>)> {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     let number = stem.and_then(|stem| stem.parse().ok()).unwrap_or(0);
-    let file = fs::File::open(path)?;
-    let bytes = file.metadata()?.len();
+    let mut file = Around::open(path)?;
+    let bytes = file.length();
     let trailer_at = bytes.saturating_sub(TRAILER_BYTES as u64);
-    let trailer = read_in(&file, trailer_at, bytes)?;
+    let trailer = read_in(&mut file, trailer_at, bytes)?;
     let (pieces, flaw) = match directory_of(&trailer).filter(|at| *at < trailer_at) {
-        Some(at) => match decode(&read_in(&file, at, trailer_at)?) {
+        Some(at) => match decode(&read_in(&mut file, at, trailer_at)?) {
             Ok(pieces) => (pieces, None),
             Err(flaw) => (Vec::new(), Some(flaw)),
         },
-        None => (search(&file, bytes)?, Some(DirectoryFlaw::NoTrailer)),
+        None => (search(&mut file, bytes)?, Some(DirectoryFlaw::NoTrailer)),
     };
     Ok((Pack { number, pieces }, flaw))
 }
 
 /// The pieces of the last directory that nothing at the file's end names.
-fn search(file: &fs::File, bytes: u64) -> io::Result<Vec<Piece>> {
+fn search(file: &mut Around, bytes: u64) -> io::Result<Vec<Piece>> {
     let block = BLOCK_BYTES as u64;
     let last = bytes / block * block;
     let mut at = last;
@@ -254,8 +255,7 @@ fn search(file: &fs::File, bytes: u64) -> io::Result<Vec<Piece>> {
     Ok(Vec::new())
 }
 
-fn read_in(file: &fs::File, from: u64, to: u64) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
+fn read_in(file: &mut Around, from: u64, to: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
     file.read_exact_at(&mut bytes, from)?;
     Ok(bytes)

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::asks::{Ask, fetched};
 use crate::frames::{Batch, Peer, produce, produced};
+use crate::full::delete_topic;
 use crate::segments::{await_that, create, segment_files, write};
 use crate::start::{assert_refused, contents};
 use crate::world::{Broker, corelog, fresh};
@@ -186,16 +187,16 @@ fn damaged_segments_are_told_once_and_cost_their_own_records_alone() {
 
 /// Where things lie in a journal file, by `corelog inspect`.
 #[derive(Debug, Default)]
-struct Places {
+pub struct Places {
     /// Of each batch of a topic: its group's place, and its own.
-    batches: BTreeMap<(u64, i64), (u64, u64)>,
+    pub batches: BTreeMap<(u64, i64), (u64, u64)>,
     /// Of each topic's creation.
-    created: BTreeMap<String, (u64, u64)>,
+    pub created: BTreeMap<String, (u64, u64)>,
     /// Group by place, with its bytes.
     groups: BTreeMap<u64, u64>,
 }
 
-fn places(file: &Path) -> Places {
+pub fn places(file: &Path) -> Places {
     let (_, said) = corelog(&["inspect", "--json", file.to_str().expect("UTF-8")]);
     let mut places = Places::default();
     let mut group = 0;
@@ -320,6 +321,35 @@ fn a_topic_whose_creation_is_lost_keeps_its_records_under_another_name() {
     let mut peer = Peer::connect(broker.address());
     assert_eq!(readable(&mut peer, &one, 8), (all_but(&[], 8), vec![]));
     assert_eq!(readable(&mut peer, &format!("recovered-{number}"), 8), (all_but(&[], 8), vec![]));
+}
+
+/// Its number is given, so that it looked as if it had been deleted: its records were removed.
+#[test]
+fn a_topic_whose_creation_is_lost_before_other_metadata_keeps_its_records() {
+    let (mut broker, one, two) = two_topics();
+    let journal = broker.data().join("core-0/journal-000000000000");
+    // Of a topic that was deleted nothing comes back.
+    broker.launch();
+    let gone = fresh("gone");
+    let mut peer = Peer::connect(broker.address());
+    create(&mut peer, &gone, &[FOREVER]);
+    write(&mut peer, &gone, 0..2);
+    assert_eq!(delete_topic(&mut peer, &gone), 0);
+    broker.restart();
+    stop(&mut broker);
+    let found = places(&journal).created;
+    let (number, group) = found[&one];
+    let (not, _) = found[&gone];
+    flip(&journal, group + 100);
+    let words =
+        ["it holds metadata", "metadata may be lost", &format!("it is called recovered-{number}")];
+    let (_, said) = repair(&broker, true);
+    assert!(!said.contains(&format!("recovered-{not}")), "{said}");
+    mend(&broker, &words);
+    broker.launch();
+    let mut peer = Peer::connect(broker.address());
+    assert_eq!(readable(&mut peer, &format!("recovered-{number}"), 8), (all_but(&[], 8), vec![]));
+    assert_eq!(readable(&mut peer, &two, 8), (all_but(&[], 8), vec![]));
 }
 
 /// A stopped broker whose journal has several files, with twenty large records.
@@ -494,7 +524,7 @@ fn a_segment_that_is_cut_or_removed_under_a_running_node_takes_no_more() {
 }
 
 /// The first journal file that is needed, as `journal.range` says.
-fn first_needed(core: &Path) -> u64 {
+pub fn first_needed(core: &Path) -> u64 {
     let bytes = fs::read(core.join("journal.range")).expect("readable");
     u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"))
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::BootFailed;
 use super::super::layout::{Layout, NODE_FILE, Place};
 use super::DataDirectories;
-use super::look::{Found, Named, look_at};
+use super::look::{Found, How, Named, look_at};
 use super::mark::{MARK_FILE, mark_new, new_id, write_node};
 use crate::journal;
 
@@ -76,7 +76,7 @@ pub(super) fn take_new(named: Vec<Named>, shards: u16) -> Result<DataDirectories
     let broken = vec![None; places.len()];
     let layout = Layout::new(shards, places);
     write_node(&layout)?;
-    let locks = named.into_iter().filter_map(|one| Some(one.found.ok()?.lock)).collect();
+    let locks = named.into_iter().filter_map(|one| one.found.ok()?.lock).collect();
     let left = Vec::new();
     Ok(DataDirectories { layout, broken, wanted: None, left, node, _locks: locks })
 }
@@ -195,7 +195,7 @@ impl Taking {
     }
 
     /// Looks for directories that are not named where they were last.
-    pub(super) fn find_elsewhere(&mut self) {
+    pub(super) fn find_elsewhere(&mut self, how: How) {
         for (place, known) in self.layout.places.iter().zip(&mut self.known) {
             if known.is_some() || self.named.iter().any(|one| one.path == place.path) {
                 continue;
@@ -207,7 +207,7 @@ impl Taking {
             if !place.path.join(MARK_FILE).exists() {
                 continue;
             }
-            if let Ok(found) = look_at(&place.path)
+            if let Ok(found) = look_at(&place.path, how)
                 && is_it(&found)
             {
                 *known = Some(self.named.len());
@@ -227,7 +227,7 @@ impl Taking {
             return self.start_without(broken);
         }
         // Those that are not named are to be left, for which they must be there.
-        self.find_elsewhere();
+        self.find_elsewhere(How::Existing);
         match self.missing().first() {
             None => self.add(named),
             Some(place) => {
@@ -332,7 +332,7 @@ impl Taking {
         let count = self.layout.places.len();
         let broken = if broken.is_empty() { vec![None; count] } else { broken };
         let found = self.named.into_iter().filter_map(|one| one.found.ok());
-        let locks = found.map(|found| found.lock).collect();
+        let locks = found.filter_map(|found| found.lock).collect();
         let (layout, node, left) = (self.layout, self.node, Vec::new());
         DataDirectories { layout, broken, wanted, left, node, _locks: locks }
     }

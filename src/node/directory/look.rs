@@ -1,5 +1,5 @@
 //! Looking into the directories that were named: they are locked, and what they say of themselves
-//! is read. Nothing is decided, and nothing but the lock is written.
+//! is read. Nothing is decided, and nothing but the lock is written, or not even that (`How`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -10,6 +10,18 @@ use super::super::layout::{Layout, NODE_FILE, generation_of};
 use super::mark::{MARK_FILE, Mark};
 use super::refused_by_system;
 
+/// What a look may change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// Directories that are not there are made.
+    Making,
+    /// They must be there: one that is not may be the place of a disk that is to be mounted.
+    Existing,
+    /// Nothing is changed: a directory without the file of its lock belongs to nobody, and one that
+    /// is not there is empty.
+    Unchanged,
+}
+
 /// A directory that was named.
 pub(super) struct Named {
     /// As it was named, made absolute.
@@ -18,8 +30,9 @@ pub(super) struct Named {
 }
 
 /// What is in a directory that can be used.
+#[derive(Default)]
 pub(super) struct Found {
-    pub lock: File,
+    pub lock: Option<File>,
     pub mark: Option<Mark>,
     pub layout: Option<Layout>,
     /// The oldest generation of which it holds a core's folder.
@@ -33,11 +46,12 @@ impl Found {
 }
 
 /// Looks into every directory. One that is in use or named twice ends it, others may be unusable.
-pub(super) fn look_at_all(paths: &[PathBuf]) -> Result<Vec<Named>, BootFailed> {
+pub(super) fn look_at_all(paths: &[PathBuf], how: How) -> Result<Vec<Named>, BootFailed> {
     let mut named: Vec<Named> = Vec::new();
     for given in paths {
         let absolute = std::path::absolute(given).unwrap_or_else(|_| given.clone());
-        let is_there = fs::create_dir_all(&absolute)
+        let made = if how == How::Making { fs::create_dir_all(&absolute) } else { Ok(()) };
+        let is_there = made
             .map_err(|error| refused_by_system("create the data directory", given, &error))
             .and_then(|()| {
                 absolute
@@ -51,7 +65,10 @@ pub(super) fn look_at_all(paths: &[PathBuf]) -> Result<Vec<Named>, BootFailed> {
                 path.display()
             )));
         }
-        let found = match is_there.map(|path| look_at(&path)) {
+        let is_yet_to_be = how == How::Unchanged && !absolute.exists();
+        let looked = is_there.map(|path| look_at(&path, how));
+        let found = match looked {
+            Err(_) if is_yet_to_be => Ok(Found::default()),
             Ok(Err(Unusable { why, is_final: true })) => return Err(why),
             Ok(Err(Unusable { why, .. })) | Err(why) => Err(why),
             Ok(Ok(found)) => Ok(found),
@@ -78,8 +95,8 @@ impl Unusable {
     }
 }
 
-pub(super) fn look_at(path: &Path) -> Result<Found, Unusable> {
-    let lock = lock(path)?;
+pub(super) fn look_at(path: &Path, how: How) -> Result<Found, Unusable> {
+    let lock = lock(path, how)?;
     let mark = match read_text(&path.join(MARK_FILE))? {
         Some(text) => Some(Mark::read(&text, path).map_err(Unusable::finally)?),
         None => None,
@@ -105,13 +122,23 @@ fn read_text(file: &Path) -> Result<Option<String>, Unusable> {
     }
 }
 
-fn lock(path: &Path) -> Result<File, Unusable> {
+fn lock(path: &Path, how: How) -> Result<Option<File>, Unusable> {
     let failed = |error: io::Error| Unusable::by_system("lock the data directory", path, &error);
-    let opened =
-        OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
-    let lock = opened.map_err(failed)?;
+    let file = path.join("lock");
+    let opened = match how {
+        How::Unchanged => File::open(file),
+        How::Making | How::Existing => {
+            OpenOptions::new().create(true).truncate(false).write(true).open(file)
+        }
+    };
+    let lock = match opened {
+        Err(error) if how == How::Unchanged && error.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        opened => opened.map_err(failed)?,
+    };
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(Unusable::finally(BootFailed(format!(
             "the data directory {} belongs to a running Corelog: stop it or choose another \
              --data-dir",

@@ -28,7 +28,7 @@ use super::BootFailed;
 use super::layout::{Layout, Place};
 use crate::journal;
 use decide::{Taking, check_count, take_new};
-use look::{Found, look_at_all};
+use look::{Found, How, look_at_all};
 use mark::{MARK_FILE, mark_new, write_node};
 
 /// The data directories that this process owns.
@@ -51,7 +51,7 @@ impl DataDirectories {
     /// older one is laid out as it was.
     pub fn take(paths: &[PathBuf], shards: u16) -> Result<DataDirectories, BootFailed> {
         check_count(paths.len(), shards)?;
-        let named = look_at_all(paths)?;
+        let named = look_at_all(paths, How::Making)?;
         let layouts = named.iter().filter_map(|one| one.found.as_ref().ok()?.layout.as_ref());
         if layouts.count() == 0 {
             return take_new(named, shards);
@@ -67,15 +67,16 @@ impl DataDirectories {
     }
 
     /// Takes the directories of a stopped node, all of which must be there; the first leads to the
-    /// others.
-    pub fn take_existing(paths: &[PathBuf]) -> Result<DataDirectories, BootFailed> {
+    /// others. A dry look makes no file for a lock either.
+    pub fn take_existing(paths: &[PathBuf], is_dry: bool) -> Result<DataDirectories, BootFailed> {
+        let how = if is_dry { How::Unchanged } else { How::Existing };
         for path in paths {
             path.canonicalize()
                 .map_err(|error| refused_by_system("read the data directory", path, &error))?;
         }
-        let named = look_at_all(paths)?;
+        let named = look_at_all(paths, how)?;
         let mut taking = Taking::of(named)?;
-        taking.find_elsewhere();
+        taking.find_elsewhere(how);
         match taking.missing().first() {
             None => Ok(taking.taken(Vec::new(), None)),
             Some(place) => Err(BootFailed(format!(
@@ -87,13 +88,20 @@ impl DataDirectories {
     }
 
     /// Has `empty` take the place of what is lost for good: one of `paths` that of a directory, or
-    /// the folder of a core its own. Nothing is written yet.
+    /// the folder of a core its own. Nothing is written yet but a lock, by a dry look not even
+    /// that; and no other directory is made, which may be the place of a disk.
     pub fn replace_lost(
         paths: &[PathBuf],
         empty: &Path,
+        is_dry: bool,
     ) -> Result<(DataDirectories, LostPart), BootFailed> {
-        let mut taking = Taking::of(look_at_all(paths)?)?;
-        taking.find_elsewhere();
+        let how = if is_dry { How::Unchanged } else { How::Existing };
+        let refused = |error| refused_by_system("read the data directory", empty, &error);
+        if !is_dry && paths.iter().any(|path| path == empty) {
+            fs::create_dir_all(empty).map_err(refused)?;
+        }
+        let mut taking = Taking::of(look_at_all(paths, how)?)?;
+        taking.find_elsewhere(how);
         if let Some(core) = taking.lost_core(empty) {
             if core == 0 {
                 return Err(BootFailed(lost_folder(&taking.layout, core)));
@@ -101,19 +109,22 @@ impl DataDirectories {
             return Ok((taking.taken(Vec::new(), None), LostPart::Core(core)));
         }
         let place = empty.display();
+        let path = if is_dry && !empty.exists() {
+            std::path::absolute(empty)
+        } else {
+            empty.canonicalize()
+        };
+        let path = path.map_err(refused)?;
         let missing = taking.missing_numbers();
         let is_meant = |number: &&usize| {
             let last = taking.layout.places.get(**number).map(|place| &*place.path);
-            missing.len() == 1 || last == empty.canonicalize().ok().as_deref()
+            missing.len() == 1 || last == Some(&*path)
         };
         let Some(lost) = missing.iter().find(is_meant).copied() else {
             return Err(BootFailed(format!(
                 "no data directory of this node is lost whose place {place} could take"
             )));
         };
-        let path = empty
-            .canonicalize()
-            .map_err(|error| refused_by_system("read the data directory", empty, &error))?;
         // A mark may be that of a replacement that was cut short.
         let is_empty = |found: &Found| {
             let is_ours = found.mark.as_ref().is_none_or(|mark| {

@@ -71,7 +71,7 @@ fn several_directories_are_known_in_any_order_and_anywhere() {
     ground.rename("b", "d");
     assert_eq!(ground.used(&["a", "c", "d"]), ["a", "d", "c"]);
     // The new place is noted.
-    let found = DataDirectories::take_existing(&ground.paths(&["a"])).expect("all there");
+    let found = DataDirectories::take_existing(&ground.paths(&["a"]), false).expect("all there");
     assert_eq!(found.layout().places[1].path, ground.0.path().join("d"));
     drop(found);
     ground.refused(&["a", "a", "c"], "named twice");
@@ -101,16 +101,26 @@ fn one_that_is_missing_is_not_taken_for_an_empty_one() {
 fn an_empty_one_takes_the_place_of_one_that_is_lost_if_it_is_told_to() {
     let ground = Ground::new();
     assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
-    let replace = |names: &[&str], empty: &str| {
+    let try_to = |names: &[&str], empty: &str, is_dry: bool| {
         let empty = ground.0.path().join(empty);
-        DataDirectories::replace_lost(&ground.paths(names), &empty)
+        DataDirectories::replace_lost(&ground.paths(names), &empty, is_dry)
     };
+    let replace = |names: &[&str], empty: &str| try_to(names, empty, false);
     assert!(replace(&["a", "b"], "b").is_err(), "nothing is lost");
     fs::rename(ground.0.path().join("b"), ground.0.path().join("lost")).expect("renamed");
     assert!(replace(&["a", "lost"], "lost").is_err(), "it is there");
     fs::create_dir_all(ground.0.path().join("c/core-7")).expect("made");
     assert!(replace(&["a", "c"], "c").is_err(), "it is not empty");
-    drop(replace(&["a", "b"], "b").expect("a trial"));
+    let lock = ground.0.path().join("a/lock");
+    fs::remove_file(&lock).expect("removed");
+    let (taken, lost) = try_to(&["a", "b", "elsewhere"], "b", true).expect("a trial");
+    assert_eq!(lost, LostPart::Directory(1));
+    for place in [&lock, &ground.0.path().join("b"), &ground.0.path().join("elsewhere")] {
+        assert!(!place.exists(), "a trial makes nothing: {}", place.display());
+    }
+    drop(taken);
+    assert!(replace(&["a", "b", "elsewhere"], "a").is_err(), "it is there");
+    assert!(!ground.0.path().join("elsewhere").exists(), "it may be the place of a disk");
     assert_eq!(ground.used(&["a", "b"]), ["a", "(b)"], "which changes nothing");
     let (taken, lost) = replace(&["a", "b"], "b").expect("it is lost");
     assert_eq!(lost, LostPart::Directory(1));
@@ -130,8 +140,9 @@ fn a_cores_folder_that_is_gone_is_not_taken_for_a_new_one() {
     drop(taken);
     assert_eq!(ground.used(&["a", "b"]), ["a", "b"]);
     let folder = |name: &str| ground.0.path().join(name);
-    let replace =
-        |name: &str| DataDirectories::replace_lost(&ground.paths(&["a", "b"]), &folder(name));
+    let replace = |name: &str| {
+        DataDirectories::replace_lost(&ground.paths(&["a", "b"]), &folder(name), false)
+    };
     assert!(replace("b/core-1").is_err(), "it is there");
     // One that was emptied is no better than one that is gone.
     fs::remove_file(folder("b/core-1/journal.range")).expect("removed");

@@ -9,6 +9,8 @@
 //!   R2  Whatever a real run changes or replaces is kept in a folder of its own before.
 //!   R3  A run that was interrupted may be made again.
 
+mod cold;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
@@ -16,19 +18,21 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::ids::{Epoch, Offset, PartitionId, TopicNumber};
-use crate::base::limits::PRODUCER_ID_BLOCK;
+use crate::base::limits::{PARTITIONS_PER_TOPIC_MAX, PRODUCER_ID_BLOCK};
 use crate::client::failure::Failure;
-use crate::journal::mend::{Patch, Survey};
+use crate::io::around::Around;
+use crate::journal::mend::{Break, Patch, Survey};
 use crate::journal::{self, Entry, NO_PARTITION};
 use crate::metadata::{Image, owner};
 use crate::node::{DataDirectories, LostPart};
 use crate::partition::{
-    Account, EpochStart, Lost, directory_of, epoch_at, recovered_name, wrong_epoch,
+    Account, EpochStart, Lost, Unnamed, directory_of, epoch_at, recovered_name, wrong_epoch,
 };
 use crate::segment::{
     self, Damage, Home, Marks, MarksFlaw, Misplaced, Piece, Seen, Segment, SegmentId,
 };
 use crate::wire::records::{self, BatchHeader};
+use cold::{Adopted, ColdFiles};
 
 /// Leader epochs, and blocks of producer ids, that a missing end of the journal has named at most.
 const GIVEN_MAX: Epoch = 1024;
@@ -63,6 +67,9 @@ struct Core {
     /// Sound files whose marks are made anew.
     unsealed: Vec<(PathBuf, Segment)>,
 }
+
+/// The segments of partitions that get other ones, and where the journal goes on behind those.
+type Replaced = BTreeMap<PartitionId, (Vec<Segment>, Offset)>;
 
 /// A damaged segment, and what comes in its place.
 struct Mending {
@@ -103,18 +110,19 @@ impl Arguments {
         if let Some(empty) = &self.replace_lost {
             return self.replace(out, empty);
         }
-        let taken = DataDirectories::take_existing(&self.data_dir).map_err(|e| failed(&e))?;
+        let taken = DataDirectories::take_existing(&self.data_dir, self.dry_run);
+        let taken = taken.map_err(|e| failed(&e))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         let mut findings = Findings::default();
         let mut cores = survey(&taken, now, &mut findings);
         let image = cores.first().map(|core| core.account.image().clone()).unwrap_or_default();
-        let nameless = nameless(&cores, &image);
-        let names = Names { image: &image, nameless: &nameless };
+        let unnamed = unnamed(&cores, &image);
+        let names = Names { image: &image, unnamed: &unnamed };
         for core in &mut cores {
             core.judge(&names, &mut findings);
         }
-        restore_metadata(&mut cores, &nameless, &mut findings);
+        restore_metadata(&mut cores, &names, &mut findings);
         let mut plans = Vec::new();
         for core in &cores {
             match core.survey.plan(&core.entries) {
@@ -131,8 +139,8 @@ impl Arguments {
     /// Gives up a directory, or a core's folder, that is lost.
     fn replace(&self, out: &mut dyn Write, empty: &Path) -> Result<(), Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
-        let (taken, lost) =
-            DataDirectories::replace_lost(&self.data_dir, empty).map_err(|e| failed(&e))?;
+        let (taken, lost) = DataDirectories::replace_lost(&self.data_dir, empty, self.dry_run)
+            .map_err(|e| failed(&e))?;
         let layout = taken.layout();
         let survey = Survey::of(&layout.core(0)).map_err(|e| failed(&e))?;
         let mut account = Account::new(0);
@@ -250,20 +258,31 @@ fn survey(taken: &DataDirectories, now: i64, findings: &mut Findings) -> Vec<Cor
     cores
 }
 
-/// Topics that have records, and whose creation is lost: number and partitions.
-fn nameless(cores: &[Core], image: &Image) -> BTreeMap<TopicNumber, u32> {
-    let mut found = BTreeMap::new();
-    let is_metadata_damaged = cores.first().is_some_and(|core| core.survey.is_damaged());
-    if !is_metadata_damaged {
+/// What is there of topics, and whose creation, or that of its partitions, is lost.
+fn unnamed(cores: &[Core], image: &Image) -> Unnamed {
+    let mut found = Unnamed::default();
+    let Some(first) = cores.first().filter(|core| core.survey.is_damaged()) else {
         return found;
-    }
+    };
+    // Of topics that were deleted long ago, old files may hold anything.
+    let is_broken = |topic: TopicNumber| {
+        let broken = cores.iter().flat_map(|core| core.account.broken().keys());
+        topic.0 < image.next_topic_number() && broken.into_iter().any(|id| id.topic == topic)
+    };
     for core in cores {
         let named = core.named.iter().map(|(entry, _)| entry.partition);
-        for id in core.account.partitions().chain(named).filter(|id| *id != NO_PARTITION) {
-            if id.topic.0 >= image.next_topic_number() {
-                let partitions = found.entry(id.topic).or_insert(0);
-                *partitions = id.index.saturating_add(1).max(*partitions);
-            }
+        let files = ColdFiles::of(&core.segments_folder());
+        let all = core.account.partitions().chain(named).chain(files.partitions());
+        let is_one = |id: &PartitionId| i64::from(id.index) < i64::from(PARTITIONS_PER_TOPIC_MAX);
+        for id in all.filter(|id| *id != NO_PARTITION && is_one(id)) {
+            let partitions = match image.topic_by_number(id.topic) {
+                Some(topic) if id.index < topic.partitions => continue,
+                Some(_) => found.grown.entry(id.topic),
+                None if first.account.is_deleted(id.topic) || is_broken(id.topic) => continue,
+                None => found.topics.entry(id.topic),
+            };
+            let partitions = partitions.or_insert(0);
+            *partitions = (id.index + 1).max(*partitions);
         }
     }
     found
@@ -272,19 +291,20 @@ fn nameless(cores: &[Core], image: &Image) -> BTreeMap<TopicNumber, u32> {
 /// How partitions are called.
 struct Names<'a> {
     image: &'a Image,
-    nameless: &'a BTreeMap<TopicNumber, u32>,
+    unnamed: &'a Unnamed,
 }
 
 impl Names<'_> {
     /// Whether the topic is there, or will be.
     fn know(&self, id: PartitionId) -> bool {
-        self.image.topic_by_number(id.topic).is_some() || self.nameless.contains_key(&id.topic)
+        self.image.topic_by_number(id.topic).is_some()
+            || self.unnamed.topics.contains_key(&id.topic)
     }
 
     fn of(&self, id: PartitionId) -> String {
         match self.image.topic_by_number(id.topic) {
             Some(topic) => format!("topic {} partition {}", topic.name, id.index),
-            None if self.nameless.contains_key(&id.topic) => {
+            None if self.unnamed.topics.contains_key(&id.topic) => {
                 format!("topic {} partition {}", recovered_name(id.topic), id.index)
             }
             None => id.to_string(),
@@ -318,18 +338,10 @@ impl Core {
                  cannot be told, and its offsets are given again",
             );
         }
+        self.judge_entries(names, findings);
         let lost = self.account.lost(&self.named);
         let mut lost: Vec<Lost> = lost.into_iter().filter(|l| names.know(l.partition)).collect();
-        let mut replaced: BTreeMap<PartitionId, (Vec<Segment>, Offset)> = BTreeMap::new();
-        for gap in &mut lost {
-            let found = self.look_for_segments(gap);
-            if let Some(last) = found.last() {
-                gap.from = last.next;
-                let mut segments = self.account.segments(gap.partition);
-                segments.extend(found);
-                replaced.insert(gap.partition, (segments, gap.from));
-            }
-        }
+        let mut replaced = self.adopt(names, &mut lost, findings);
         lost.retain(|gap| gap.from < gap.before);
         for gap in &lost {
             let Lost { partition, from, before, is_tail } = gap;
@@ -354,60 +366,78 @@ impl Core {
         self.folder.join("segments")
     }
 
+    /// Whether there was metadata in what is lost, or nobody knows what was there.
+    fn may_lack_metadata(&self) -> bool {
+        let is_it = |(entry, _): &(Entry, Option<Offset>)| entry.partition == NO_PARTITION;
+        let is_in = |broken: &Break| broken.named.is_empty() || broken.named.iter().any(is_it);
+        !self.survey.missing_tail.is_empty() || self.survey.breaks.iter().any(is_in)
+    }
+
+    /// What contradicts itself in sound entries, the start refuses, whatever else is mended.
+    fn judge_entries(&self, names: &Names<'_>, findings: &mut Findings) {
+        for (id, why) in self.account.broken().iter().filter(|(id, _)| names.know(**id)) {
+            let (folder, name) = (self.folder.display(), names.of(*id));
+            findings.hopeless(format!("{folder}, {name}: {why}"));
+        }
+    }
+
     /// Segments on the disk behind those that are recorded, where the journal lacks records: their
-    /// checkpoint is lost.
-    fn look_for_segments(&self, gap: &Lost) -> Vec<Segment> {
-        let known = self.account.segments(gap.partition);
-        let mut next = known.last().map_or(0, |last| last.next);
-        if next > gap.from {
-            return Vec::new();
+    /// checkpoint is lost. The gaps become as much smaller.
+    fn adopt(
+        &mut self,
+        names: &Names<'_>,
+        lost: &mut Vec<Lost>,
+        findings: &mut Findings,
+    ) -> Replaced {
+        let mut replaced = Replaced::new();
+        if lost.is_empty() && !self.survey.is_damaged() {
+            return replaced;
         }
-        let mut found = Vec::new();
-        for id in segment::on_disk(&self.segments_folder(), gap.partition) {
-            let path = segment::file_path(&self.segments_folder(), id);
-            let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-            if id.base < next || bytes == 0 || id.base >= gap.before {
-                continue;
-            }
-            let mut segment = Segment {
-                base: id.base,
-                next: id.base,
-                bytes: 0,
-                max_timestamp: -1,
-                begun: 0,
-                home: id.home,
-            };
-            let whole = Segment { next: gap.before, bytes, ..segment };
-            let mut is_over = false;
-            let looked = segment::check_file(&path, &whole, &mut |seen| match seen {
-                Seen::Batch { header, batch, .. } if !is_over => {
-                    segment.next = header.next_offset();
-                    segment.bytes += batch.len() as u64;
-                    segment.max_timestamp = segment.max_timestamp.max(header.max_timestamp);
-                }
-                _ => is_over = true,
-            });
-            if looked.is_ok() && segment.bytes > 0 {
-                segment.begun = segment.max_timestamp;
-                next = segment.next;
-                found.push(segment);
+        let files = ColdFiles::of(&self.segments_folder());
+        let tails: BTreeSet<PartitionId> =
+            lost.iter().filter(|gap| gap.is_tail).map(|gap| gap.partition).collect();
+        // Nothing may be left in the journal that says so.
+        for partition in files.partitions().filter(|id| self.survey.is_damaged() && names.know(*id))
+        {
+            if !tails.contains(&partition) {
+                let end = self.account.next(partition);
+                lost.push(Lost { partition, from: end, before: end, is_tail: true });
             }
         }
-        found
+        for gap in lost {
+            let id = gap.partition;
+            let known = replaced.get(&id).map(|(segments, _)| segments.clone());
+            let known = known.unwrap_or_else(|| self.account.segments(id));
+            let found = files.adopt(gap, &known, self.account.log_start(id));
+            let Some(Adopted { segments, epochs }) = found else { continue };
+            let end = segments.last().map_or(0, |last| last.next);
+            let (name, from) = (names.of(id), gap.from);
+            findings.detail(&format!(
+                "found: {name}, offsets {from} to before {end}, in files that nothing else names"
+            ));
+            gap.from = end;
+            gap.before = gap.before.max(end);
+            epochs.into_iter().for_each(|epoch| self.account.learn(id, epoch));
+            replaced.insert(id, (segments, end));
+        }
+        replaced
     }
 
     fn judge_segments(
         &mut self,
         names: &Names<'_>,
         findings: &mut Findings,
-        replaced: &mut BTreeMap<PartitionId, (Vec<Segment>, Offset)>,
+        replaced: &mut Replaced,
     ) {
-        let ids: Vec<PartitionId> =
-            self.account.partitions().filter(|id| names.know(*id)).collect();
+        let mut ids: BTreeSet<PartitionId> = self.account.partitions().collect();
+        ids.extend(replaced.keys());
+        ids.retain(|id| names.know(*id));
         let mut packed: BTreeMap<u32, Vec<Piece>> = BTreeMap::new();
         for partition in ids {
-            let mut segments = self.account.segments(partition);
-            let mut is_changed = false;
+            let adopted = replaced.remove(&partition);
+            let mut is_changed = adopted.is_some();
+            let (mut segments, hot_start) =
+                adopted.unwrap_or_else(|| (self.account.segments(partition), 0));
             for segment in &mut segments {
                 if let Some(mending) = self.judge_segment(partition, segment, names, findings) {
                     segment.home = mending.new.home;
@@ -422,10 +452,6 @@ impl Core {
                 }
             }
             if is_changed {
-                let known = replaced.remove(&partition);
-                let (more, hot_start) = known.unwrap_or((Vec::new(), 0));
-                let base = segments.last().map_or(0, |last| last.next);
-                segments.extend(more.into_iter().filter(|segment| segment.base >= base));
                 replaced.insert(partition, (segments, hot_start));
             }
         }
@@ -515,11 +541,7 @@ struct WrongEpoch {
 }
 
 /// A topic for each number without a name, and numbers given out stay given out.
-fn restore_metadata(
-    cores: &mut [Core],
-    nameless: &BTreeMap<TopicNumber, u32>,
-    findings: &mut Findings,
-) {
+fn restore_metadata(cores: &mut [Core], names: &Names<'_>, findings: &mut Findings) {
     let epoch: Epoch = cores.iter().map(|core| core.account.epoch()).max().unwrap_or(0);
     let producer = cores.iter().map(|core| core.account.producer_id()).max().unwrap_or(-1);
     let Some(first) = cores.first_mut().filter(|core| core.survey.is_damaged()) else {
@@ -528,14 +550,28 @@ fn restore_metadata(
     // What was given out in files that are missing is not known.
     let unknown = if first.survey.missing_tail.is_empty() { 0 } else { GIVEN_MAX };
     let (epoch, producer) = (epoch + unknown, producer + i64::from(unknown) * PRODUCER_ID_BLOCK);
-    for number in nameless.keys() {
+    for number in names.unnamed.topics.keys() {
         findings.detail(&format!(
             "the name of topic number {} is lost: it is called {} and keeps its records for ever",
             number.0,
             recovered_name(*number)
         ));
     }
-    match first.account.metadata(nameless, epoch, producer) {
+    for (number, partitions) in &names.unnamed.grown {
+        if let Some(topic) = names.image.topic_by_number(*number) {
+            findings.detail(&format!(
+                "topic {} has {partitions} partitions, where the metadata that is left knows {}",
+                topic.name, topic.partitions
+            ));
+        }
+    }
+    if first.may_lack_metadata() {
+        findings.detail(
+            "metadata may be lost: topics without records, and settings that were changed last; \
+             look at those of every topic",
+        );
+    }
+    match first.account.metadata(names.unnamed, epoch, producer) {
         Ok(entry) => first.entries.insert(0, entry),
         Err(why) => findings.hopeless(why),
     }
@@ -667,8 +703,10 @@ impl Keep {
             fs::create_dir_all(parent)?;
         }
         if path.exists() && !to.exists() {
-            fs::copy(path, &to)?;
-            fs::File::open(&to)?.sync_all()?;
+            // What cannot be read, cannot be kept either.
+            let mut file = fs::File::create(&to)?;
+            io::copy(&mut Around::open(path)?, &mut file)?;
+            file.sync_all()?;
         }
         Ok(())
     }
