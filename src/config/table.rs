@@ -391,19 +391,19 @@ pub const BROKER: &[Setting] = &[
     ),
     row(
         Broker,
-        "offsets.retention.minutes",
-        Int(1, I32),
-        "10080",
-        Honoured,
-        "Offsets of a group that has been empty for this long are dropped.",
-    ),
-    row(
-        Broker,
         "offsets.retention.check.interval.ms",
         Int(1, I64),
         "600000",
         Honoured,
         "How often it is looked which offsets are to be dropped.",
+    ),
+    row(
+        Broker,
+        "offsets.retention.minutes",
+        Int(1, I32),
+        "10080",
+        Honoured,
+        "Offsets of a group that has been empty for this long are dropped.",
     ),
     row(
         Broker,
