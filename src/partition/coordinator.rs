@@ -201,8 +201,7 @@ impl<I: Io> Owner<I> {
         };
         while offset < end {
             let part = FetchPart { partition: id, offset, bytes_max: LOAD_BYTES, leader_epoch: -1 };
-            let found = self.read_all(&[part], LOAD_BYTES).await;
-            let Some(found) = found.into_iter().next() else { return Ok(()) };
+            let found = self.read(&part, LOAD_BYTES, true).await;
             if found.is_error() || found.records.is_empty() {
                 tracing::error!("groups cannot be loaded from {id} at offset {offset}");
                 return Err(ErrorCode::KAFKA_STORAGE_ERROR);

@@ -106,25 +106,8 @@ impl FetchedPart {
 }
 
 impl<I: Io> Owner<I> {
-    /// Reads the parts in order until `bytes_max` is reached; later ones come without records.
-    pub async fn read_all(
-        self: &Rc<Self>,
-        parts: &[FetchPart],
-        bytes_max: usize,
-    ) -> Few<FetchedPart> {
-        let mut left = bytes_max;
-        let mut answers = Few::with_capacity(parts.len());
-        let mut is_first = true;
-        for part in parts {
-            let answer = self.read(part, left, is_first).await;
-            is_first &= answer.bytes() == 0;
-            left = left.saturating_sub(answer.bytes());
-            answers.push(answer);
-        }
-        answers
-    }
-
-    /// As `read_all`, for a client, who may take what it gets slowly.
+    /// Reads the parts in order until `bytes_max` is reached, for a client, who may take what it gets
+    /// slowly; later ones come without records.
     pub async fn answer_all(
         self: &Rc<Self>,
         parts: &[FetchPart],
@@ -162,7 +145,13 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    async fn read(self: &Rc<Self>, part: &FetchPart, left: usize, is_first: bool) -> FetchedPart {
+    /// Reads one part, at most `left` bytes of it, but one batch in any case if it `is_first`.
+    pub(super) async fn read(
+        self: &Rc<Self>,
+        part: &FetchPart,
+        left: usize,
+        is_first: bool,
+    ) -> FetchedPart {
         let (mut answer, log) = match self.locate(part) {
             Ok(found) => found,
             Err(error) => return FetchedPart::failed(error),

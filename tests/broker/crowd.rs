@@ -87,24 +87,30 @@ fn announced_requests_that_do_not_come_take_no_memory_from_others() {
     broker.assert_alive();
 }
 
+/// Large records into two partitions, so many times.
+fn write_large(writer: &mut Peer, topic: &str, count: i64) {
+    let request = produce_many(topic, &[(0, 900_000), (1, 900_000)]);
+    for _ in 0..count {
+        let outcome = written(&writer.ask(&request));
+        assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
+    }
+}
+
+/// A Fetch of several of them.
+fn ask_much(topic: &str, partition: i32, offset: i64) -> Vec<u8> {
+    let parts = &[(partition, offset, 8 << 20)];
+    Ask { topic, parts, wait_ms: 0, bytes_min: 1, bytes_max: 8 << 20 }.encode()
+}
+
 #[test]
 fn readers_that_take_nothing_leave_memory_to_writers() {
     let mut broker = Broker::start(&[BOUNDED]);
     let topic = fresh("untaken");
     create_topic(&broker.bootstrap(), &topic, 2);
     let mut writer = Peer::connect(broker.address());
-    let mut write = |count: i64| {
-        for _ in 0..count {
-            let outcome =
-                written(&writer.ask(&produce_many(&topic, &[(0, 900_000), (1, 900_000)])));
-            assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
-        }
-    };
+    let mut write = |count| write_large(&mut writer, &topic, count);
     write(150);
-    let ask = |partition, offset| {
-        let parts = &[(partition, offset, 8 << 20)];
-        Ask { topic: &topic, parts, wait_ms: 0, bytes_min: 1, bytes_max: 8 << 20 }.encode()
-    };
+    let ask = |partition, offset| ask_much(&topic, partition, offset);
     let mut readers = Vec::new();
     for number in 0..40 {
         for partition in [0, 1] {
@@ -133,17 +139,8 @@ fn readers_of_the_newest_that_take_nothing_leave_memory_to_writers() {
     let topic = fresh("newest");
     create_topic(&broker.bootstrap(), &topic, 2);
     let mut writer = Peer::connect(broker.address());
-    let mut write = |count: i64| {
-        for _ in 0..count {
-            let outcome =
-                written(&writer.ask(&produce_many(&topic, &[(0, 900_000), (1, 900_000)])));
-            assert!(outcome.iter().all(|(_, error, _)| *error == 0), "{outcome:?}");
-        }
-    };
-    let ask = |partition, offset| {
-        let parts = &[(partition, offset, 8 << 20)];
-        Ask { topic: &topic, parts, wait_ms: 0, bytes_min: 1, bytes_max: 8 << 20 }.encode()
-    };
+    let mut write = |count| write_large(&mut writer, &topic, count);
+    let ask = |partition, offset| ask_much(&topic, partition, offset);
     let mut readers = Vec::new();
     for round in 0..ROUNDS {
         // What is in memory only, while older records are drained.
