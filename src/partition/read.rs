@@ -106,8 +106,8 @@ impl FetchedPart {
 }
 
 impl<I: Io> Owner<I> {
-    /// Reads the parts in order until `bytes_max` is reached, for a client, who may take what it gets
-    /// slowly; later ones come without records.
+    /// Reads the parts in order until `bytes_max` is reached, for a client, who may take what it
+    /// gets slowly; later ones come without records.
     pub async fn answer_all(
         self: &Rc<Self>,
         parts: &[FetchPart],
