@@ -97,15 +97,14 @@ BARS = (
 
 
 def _storage():
-    for what, scenario, variant, kinds in (
-        ("draining", "drain", "draining", ("produce",)),
-        ("a reader of a backlog", "isolation", "reader", ("produce", "e2e")),
-    ):
-        for kind in kinds:
-            both = (f"corelog-{variant}", "corelog")
-            for figure, name in (("p99_ms", "p99"), ("usual_p99_ms", "p99 of a second, median")):
-                moved, still = ((scenario, asked, f"{kind}_{figure}") for asked in both)
-                yield Bar(f"{kind} {name}, beside {what} / without it", moved, still, 1.2)
+    both = ("corelog-draining", "corelog")
+    for figure, name in (("p99_ms", "p99"), ("usual_p99_ms", "p99 of a second, median")):
+        moved, still = (("drain", asked, f"produce_{figure}") for asked in both)
+        yield Bar(f"produce {name}, beside draining / without it", moved, still, 1.2)
+    for kind in ("produce", "e2e"):
+        for figure, name in (("usual_p99", "p99 of a second, median"), ("p99", "p99")):
+            what = f"{kind} {name}, beside a reader of a backlog / without it, by turns"
+            yield Bar(what, ("isolation", "corelog", f"{kind}_{figure}_moved"), None, 1.2)
     drift = ("retention", "corelog", "produce_drift")
     yield Bar("p99 past retention, last third of 30 min / first", drift, None, 1.2)
     for what, scenario in (

@@ -60,6 +60,11 @@ class Child:
                 self.process.kill()
         self.process.wait()
 
+    def signal(self, number):
+        """Sends it a signal, if it still runs."""
+        if self.is_running():
+            self.process.send_signal(number)
+
     def kill(self):
         """Ends it at once, as a crash does."""
         self.process.kill()

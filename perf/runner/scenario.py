@@ -11,6 +11,8 @@ A file of `perf/scenarios/` holds
     restart    true: the broker restarts after filling, with nothing left in the page cache
     warm       a load to warm up with instead, after the restart
     beside     a load that runs while the measured one does, and is not measured itself
+    beside_turns  seconds for which that runs and stands by turns: the seconds with it are put
+               beside those without it
     brokers    the brokers that it is asked of, if not all
     settings   of the brokers, by Kafka's names: "log.retention.ms=60000"
     variants   tables of what differs, by name: each broker has a turn as above, and one for each
@@ -38,7 +40,7 @@ LISTS = {
     "settings": lambda value: isinstance(value, str) and "=" in value,
 }
 # What a variant may say.
-VARIED = ("load", "beside", "settings")
+VARIED = ("load", "beside", "beside_turns", "settings")
 
 
 class Refused(Exception):
@@ -59,6 +61,7 @@ class Scenario:
     restart: bool = False
     warm: str = ""
     beside: str = ""
+    beside_turns: float = 0
     brokers: tuple = BROKERS
     settings: tuple = ()
     variants: dict = field(default_factory=dict)
@@ -163,6 +166,7 @@ def _rules(scenario):
         f"the runner itself gives {', '.join(own)}"
     )
     yield scenario.seconds > 0, "`seconds` is above 0"
+    yield not scenario.beside_turns or bool(scenario.beside), "`beside_turns` is about `beside`"
     yield not scenario.restart or bool(scenario.fill), "`restart` comes after `fill`"
     yield not scenario.fill_gb or bool(scenario.fill), "`fill_gb` is about `fill`"
 

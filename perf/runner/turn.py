@@ -5,9 +5,7 @@
                                                    (a load beside it)
 """
 
-import contextlib
-
-from . import lifecycle, recovery
+from . import beside, lifecycle, recovery
 from .broker import Broker
 from .child import Usage
 from .scenario import words
@@ -15,8 +13,6 @@ from .tool import Outcome, fill
 
 
 BACKLOG_MODES = ("consume", "mixed")
-# A load beside another is stopped; by itself it would end so much later.
-BESIDE_MORE_SECONDS = 30
 
 
 def take(scenario, recipe, tool, base, folder):
@@ -33,31 +29,16 @@ def take(scenario, recipe, tool, base, folder):
         # What reads a backlog would have read it before the measuring began.
         reads_backlog = scenario.fill and scenario.mode in BACKLOG_MODES
         lead = 0 if reads_backlog else tool.lead_seconds
-        with beside(scenario, broker, tool, lead, folder):
+        with beside.running(scenario, broker, tool, lead, folder) as turns:
             outcome = tool.run(load, broker.port, scenario.seconds, lead, folder)
         used = Usage.of(broker.pid).since(before)
+        moved = turns.figures(outcome.raw) if turns else {}
     return {
-        "figures": outcome.figures | used | per_gigabyte(used, outcome),
+        "figures": outcome.figures | moved | used | per_gigabyte(used, outcome),
         "curves": outcome.curves,
         "notes": outcome.notes,
         "raw": outcome.raw,
     }
-
-
-@contextlib.contextmanager
-def beside(scenario, broker, tool, lead, folder):
-    """The load beside the measured one; it must last as long as that."""
-    if not scenario.beside:
-        yield
-        return
-    seconds = scenario.seconds + lead + BESIDE_MORE_SECONDS
-    child = tool.start(words(scenario.beside), broker.port, seconds, folder)
-    try:
-        yield
-        if not child.is_running():
-            raise RuntimeError(f"the load beside ended before the other:\n{child.last_words()}")
-    finally:
-        child.stop()
 
 
 def prepare(scenario, broker, tool, folder):

@@ -1,16 +1,10 @@
 """What the load tools and the kernel print is read right."""
 
 import os
-import tempfile
-import time
 import unittest
-from pathlib import Path
-from unittest import mock
 
 from runner import child, floor, tool, turn
-from runner.scenario import Refused, judged, words
-
-FILLED = {"question": "Is it?", "load": "consume", "fill": "produce"}
+from runner.scenario import Refused, words
 
 # As ProducerPerformance and ConsumerPerformance of Kafka 4.4.0 print them.
 PRODUCER = """\
@@ -105,44 +99,6 @@ class KafkaTools(unittest.TestCase):
         for load in ("mixed", "produce --producers 2", "produce --keys uniform:5"):
             with self.assertRaises(Refused, msg=load):
                 tool.kafka_options(words(load))
-
-
-class Beside(unittest.TestCase):
-    """Loads that run before or beside the measured one, with a tool that only counts."""
-
-    class Tool:
-        def __init__(self, folder, seconds=0):
-            self.runs, self.folder, self.seconds = 0, Path(folder), seconds
-
-        def run(self, load, port, seconds, warm_up, folder):
-            self.runs += 1
-            return tool.Outcome({"failed_records": self.runs // 9}, produced_bytes=1e9)
-
-        def start(self, load, port, seconds, folder):
-            program = ["sleep", str(self.seconds)]
-            return child.Child(program, self.folder / "out", self.folder / "err")
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-
-    def test_it_is_filled_until_there_is_enough(self):
-        for gigabytes, runs in [(0, 1), (1, 1), (2.5, 3)]:
-            counting = self.Tool(self.folder)
-            one = judged("x", FILLED | {"fill_gb": gigabytes})
-            tool.fill(counting, one, 1, self.folder)
-            self.assertEqual(counting.runs, runs)
-        with self.assertRaisesRegex(RuntimeError, "lost"):
-            tool.fill(counting, judged("x", FILLED | {"fill_gb": 99}), 1, self.folder)
-
-    def test_the_load_beside_lasts_as_long_as_the_measured_one(self):
-        one, broker = judged("x", FILLED | {"beside": "consume"}), mock.Mock(port=1)
-        with turn.beside(one, broker, self.Tool(self.folder, seconds=600), 0, self.folder):
-            pass
-        with self.assertRaisesRegex(RuntimeError, "ended before"):
-            with turn.beside(one, broker, self.Tool(self.folder), 0, self.folder):
-                time.sleep(0.5)
 
 
 class Kernel(unittest.TestCase):

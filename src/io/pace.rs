@@ -2,7 +2,7 @@
 //! a core's readers could keep its commits waiting without end.
 //!
 //!     alone        | 1 MiB || 1 MiB || 1 MiB |
-//!     among writes | 128 KiB |······ rest, ten times as long ······| 128 KiB |······
+//!     among writes | 128 KiB |····· rest, twenty times as long ·····| 128 KiB |······
 //!
 //! Lives on: every core; the counts of writes are shared by the cores that use one directory.
 //!
@@ -27,12 +27,13 @@ use crate::base::time::Instant;
 /// What is read at a time among writes, and otherwise.
 const PIECE_BYTES_MET: usize = 128 << 10;
 const PIECE_BYTES: usize = 1 << 20;
-/// With this rest, a reader at full speed moved the p99 of 10,000 records a second by a fifth at
-/// most; without, it doubled it.
-const REST_TIMES: u32 = 10;
-const REST_MAX: Duration = Duration::from_millis(5);
+/// Without a rest, a reader at full speed doubled the p99 of 10,000 records a second; with half of
+/// this one it moved it by 0.80 to 1.14 times, at 64 to 85 MB/s, with this one by 0.90 to 1.03, at
+/// 50 to 60 MB/s.
+const REST_TIMES: u32 = 20;
+const REST_MAX: Duration = Duration::from_millis(10);
 /// Four times what all cores wrote, blocks and all, let a reader take 190 MB/s beside 10 MB/s of
-/// records; with this it takes 60 to 80. `perf/run --scenario isolation` tells what that moves.
+/// records. `perf/run --scenario isolation` tells what a reader moves.
 const CATCH_UP_TIMES: f64 = 2.0;
 /// How often it is looked how fast records come in.
 const LOOK: Duration = Duration::from_millis(100);
@@ -229,6 +230,6 @@ mod tests {
         assert!(took(&reads(true, 100)) >= TOOK * 199 * (REST_TIMES + 1), "P1");
         assert!(took(&reads(false, 100)) < TOOK * 199 * 2, "P2");
         let busy = took(&reads(true, 128 << 10));
-        assert!(busy < TOOK * 199 * 6, "P1: whoever is behind catches up, {busy:?}");
+        assert!(busy < TOOK * 199 * 10, "P1: whoever is behind catches up, {busy:?}");
     }
 }

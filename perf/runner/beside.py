@@ -1,0 +1,143 @@
+"""A load beside the measured one: throughout, or by turns, so that one run tells with and without.
+
+    the load beside     runs ──── stands ── runs ──── stands ── …        by SIGSTOP and SIGCONT
+    seconds measured    . w w w . o o o o . w w w . o o o o .            . is a change: not counted
+
+Between two runs a shared machine moves a p99 more than the load beside does; within one run, what
+it does falls on both sides.
+"""
+
+import contextlib
+import signal
+import statistics
+import threading
+import time
+
+from .child import Usage
+from .scenario import words
+from .tool import SHARES
+
+# A load beside another is stopped; by itself it would end so much later.
+MORE_SECONDS = 30
+# So much later than a change the clocks of runner and load tool may see it.
+SLACK_SECONDS = 0.3
+MEASURED = {"produce": "latency_us", "e2e": "delivery_us"}
+
+
+@contextlib.contextmanager
+def running(scenario, broker, tool, lead, folder):
+    """Runs the load beside, which must last as long as the measured one; gives its `Turns`, or
+    None where it runs throughout or not at all."""
+    if not scenario.beside:
+        yield None
+        return
+    seconds = scenario.seconds + lead + MORE_SECONDS
+    child = tool.start(words(scenario.beside), broker.port, seconds, folder)
+    turns = Turns(child, broker.pid, scenario.beside_turns) if scenario.beside_turns else None
+    try:
+        with turns or contextlib.nullcontext():
+            yield turns
+        if not child.is_running():
+            raise RuntimeError(f"the load beside ended before the other:\n{child.last_words()}")
+    finally:
+        child.stop()
+
+
+class Turns:
+    """Stops and continues a load every `seconds`, and knows when it did."""
+
+    def __init__(self, child, broker_pid, seconds):
+        self.child, self.broker_pid, self.seconds = child, broker_pid, seconds
+        self.changes, self.read = [], []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._take, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+        # Stopped, it would not hear that it is to end.
+        self.child.signal(signal.SIGCONT)
+
+    def _take(self):
+        runs, before = True, None
+        while True:
+            now, usage = time.time(), Usage.of(self.broker_pid)
+            if before and not runs:
+                self.read.append(usage.since(before)["disk_read_mb"] / (usage.at - before.at))
+            self.child.signal(signal.SIGCONT if runs else signal.SIGSTOP)
+            self.changes.append((now, runs))
+            before, runs = usage, not runs
+            if self.over.wait(self.seconds):
+                self.changes.append((time.time(), None))
+                return
+
+    def figures(self, report):
+        """How the load beside moved the p99, and how fast the broker read for it."""
+        run = report["runs"][0]
+        found = moved(self.changes, report["began_ms"] / 1e3, run["intervals"])
+        if self.read:
+            found["beside_read_mb_per_s"] = statistics.median(self.read)
+        return found
+
+
+def moved(changes, origin, intervals):
+    """What the load beside did to the p99, in milliseconds with it and without it, and as a ratio:
+    of the median second, and of all records. `changes` are (time, does it run), `origin` is the
+    time from which the intervals count."""
+    figures = {}
+    for kind, measured in MEASURED.items():
+        sides = {True: [], False: []}
+        for one in intervals:
+            end = origin + one["at"]
+            runs = state(changes, end - one["seconds"], end)
+            if runs is not None and one.get("phase") == "measured" and one.get(measured):
+                sides[runs].append(one[measured])
+        if not all(sides.values()):
+            continue
+        for name, p99 in (("usual_p99", usual), ("p99", p99_of_all)):
+            beside, alone = (p99(sides[runs]) / 1e3 for runs in (True, False))
+            figures[f"{kind}_beside_{name}_ms"] = beside
+            figures[f"{kind}_alone_{name}_ms"] = alone
+            figures[f"{kind}_{name}_moved"] = beside / alone
+    return figures
+
+
+def usual(seconds):
+    """The p99 of the median second, which a stall of the machine's does not decide."""
+    return statistics.median(one["p99"] for one in seconds)
+
+
+def p99_of_all(seconds):
+    """The p99 of the records of all seconds, as well as their percentiles tell it."""
+    least, most = 0, max(one["max"] for one in seconds)
+    count = sum(one["count"] for one in seconds)
+    for _ in range(60):
+        middle = (least + most) / 2
+        slower = sum(one["count"] * share_above(one, middle) for one in seconds)
+        least, most = (middle, most) if slower > 0.01 * count else (least, middle)
+    return most
+
+
+def share_above(latency, micros):
+    """The share of records that took longer, a straight line from percentile to percentile."""
+    points = [(latency[name], 1 - share) for name, share in SHARES.items()] + [(latency["max"], 0)]
+    below = (0, 1)
+    for point in points:
+        if micros < point[0]:
+            (from_value, from_share), (to_value, to_share) = below, point
+            part = (micros - from_value) / (to_value - from_value)
+            return from_share + (to_share - from_share) * part
+        below = point
+    return 0
+
+
+def state(changes, begin, end):
+    """Whether the load ran from `begin` to `end`; None if not throughout the one or the other."""
+    for (since, runs), (until, _) in zip(changes, changes[1:]):
+        if since + SLACK_SECONDS <= begin and end <= until - SLACK_SECONDS:
+            return runs
+    return None
