@@ -96,7 +96,8 @@ pub async fn remove_stale<I: Io>(io: I, left: Vec<PathBuf>) {
         };
         if let Err(error) = removed {
             tracing::warn!(
-                "{} is left over and cannot be removed: {error}; the next start tries again",
+                "{} is left over and cannot be removed: {error}; nobody uses it, so remove it by \
+                 hand",
                 path.display()
             );
             kept.push(parent);
