@@ -9,13 +9,15 @@
 
 mod setting;
 mod table;
+mod topic_table;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use setting::{Effect, Kind, Refused, Scope, Setting, find};
+pub use table::BROKER;
 use table::COARSER;
-pub use table::{BROKER, TOPIC, node_default};
+pub use topic_table::{TOPIC, node_default};
 
 /// Where a value comes from, strongest last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

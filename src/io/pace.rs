@@ -10,7 +10,7 @@
 //!   P1  One paced read at a time on a core, in the order in which they were asked for. After one
 //!       that met a write it rests `REST_TIMES` as long as the read took, but never longer than
 //!       `REST_MAX`, and never so long that a core's readers would be slower than `CATCH_UP_TIMES`
-//!       what the core takes in: whoever is behind catches up.
+//!       what the core takes in, or than the operator allows: whoever is behind catches up.
 //!   P2  Reads that meet no write do not rest.
 
 use std::cell::Cell;
@@ -60,6 +60,8 @@ impl Writes {
 pub struct ReadPace<I: Io> {
     io: I,
     writes: Arc<Writes>,
+    /// The least that the core's readers get beside writes, in bytes a second.
+    least: f64,
     turn: Rc<Line>,
     next: Cell<Instant>,
     /// When the read that is under way began.
@@ -89,12 +91,14 @@ impl Drop for UnderWay<'_> {
 }
 
 impl<I: Io> ReadPace<I> {
-    pub fn new(io: I, writes: Arc<Writes>) -> Self {
+    /// `least` is what the core's readers get beside writes at least, in bytes a second.
+    pub fn new(io: I, writes: Arc<Writes>, least: u64) -> Self {
         let at = io.now();
         let (taken, growth) = (Cell::new(0), Cell::new(Growth { at, bytes: 0, rate: 0.0 }));
         let (next, is_met) = (Cell::new(at), Cell::new(false));
         let since = Cell::new(None);
-        ReadPace { io, writes, turn: Rc::default(), next, since, is_met, taken, growth }
+        let (least, turn) = (least as f64, Rc::default());
+        ReadPace { io, writes, least, turn, next, since, is_met, taken, growth }
     }
 
     /// The core has taken in so many bytes of records.
@@ -143,9 +147,9 @@ impl<I: Io> ReadPace<I> {
 
     /// How long nothing is read after a read of `bytes` that took `took`.
     fn rest(&self, bytes: usize, took: Duration, now: Instant) -> Duration {
-        let rate = self.rate(now);
+        let rate = self.least.max(CATCH_UP_TIMES * self.rate(now));
         let longest = match rate > 0.0 {
-            true => Duration::from_secs_f64(bytes as f64 / (CATCH_UP_TIMES * rate)),
+            true => Duration::from_secs_f64(bytes as f64 / rate),
             false => REST_MAX,
         };
         (took * REST_TIMES).min(REST_MAX).min(longest.saturating_sub(took))
@@ -172,12 +176,12 @@ mod tests {
     const TOOK: Duration = Duration::from_micros(200);
 
     /// When each of some reads of 128 KiB began, where a write is under way throughout, of `bytes`
-    /// of records to each read.
-    fn reads(is_beside: bool, bytes: u32) -> Vec<Duration> {
+    /// of records to each read, where the operator allows `least` bytes a second.
+    fn reads(is_beside: bool, bytes: u32, least: u64) -> Vec<Duration> {
         let world = World::new(1);
         let node = world.node();
         let (io, writes) = (node.core(0), Arc::new(Writes::default()));
-        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes.clone());
+        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes.clone(), least);
         world.block_on(async {
             let origin = io.now();
             let mut begun = Vec::new();
@@ -207,7 +211,7 @@ mod tests {
         let node = world.node();
         let (io, writes) = (node.core(0), Arc::new(Writes::default()));
         writes.begin();
-        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes);
+        let pace: ReadPace<SimIo> = ReadPace::new(io.clone(), writes, 0);
         let counts = [const { Cell::new(0) }; 5];
         world.block_on(async {
             let end = io.now() + TOOK * 1000;
@@ -227,9 +231,11 @@ mod tests {
     #[test]
     fn reads_beside_writes_rest_and_others_do_not() {
         let took = |reads: &[Duration]| reads[199] - reads[0];
-        assert!(took(&reads(true, 100)) >= TOOK * 199 * (REST_TIMES + 1), "P1");
-        assert!(took(&reads(false, 100)) < TOOK * 199 * 2, "P2");
-        let busy = took(&reads(true, 128 << 10));
+        assert!(took(&reads(true, 100, 0)) >= TOOK * 199 * (REST_TIMES + 1), "P1");
+        assert!(took(&reads(false, 100, 0)) < TOOK * 199 * 2, "P2");
+        let busy = took(&reads(true, 128 << 10, 0));
         assert!(busy < TOOK * 199 * 10, "P1: whoever is behind catches up, {busy:?}");
+        let allowed = took(&reads(true, 100, 128 << 20));
+        assert!(allowed < Duration::from_millis(210), "P1: as the operator allows, {allowed:?}");
     }
 }

@@ -158,7 +158,8 @@ impl<I: Io> Owner<I> {
         let store = Store::new(io.clone(), arena.clone(), directory);
         let writes = shared.directories().writes(io.core());
         recovered.journal.count_in(writes.clone());
-        let read_pace = Rc::new(ReadPace::new(io.clone(), writes));
+        let least = u64::try_from(shared.config().int("storage.backlog.bytes.per.second"));
+        let read_pace = Rc::new(ReadPace::new(io.clone(), writes, least.unwrap_or(0)));
         store.set_read_pace(read_pace.clone());
         let growth = pacing::Growth::new(io.now(), recovered.journal.head());
         let unwritten = unwritten::Unwritten::new(arena.budget() / UNWRITTEN_SHARE);
