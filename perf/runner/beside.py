@@ -76,7 +76,7 @@ class Turns:
                 return
 
     def figures(self, report):
-        """How the load beside moved the p99, and how fast the broker read for it."""
+        """How the load beside moved the p99, and how fast the broker read from disk meanwhile."""
         run = report["runs"][0]
         found = moved(self.changes, report["began_ms"] / 1e3, run["intervals"])
         if self.read:
