@@ -10,7 +10,8 @@
 //!   P1  One paced read at a time on a core, in the order in which they were asked for. After one
 //!       that met a write it rests `REST_TIMES` as long as the read took, but never longer than
 //!       `REST_MAX`, and never so long that a core's readers would be slower than `CATCH_UP_TIMES`
-//!       what the core takes in, or than the operator allows: whoever is behind catches up.
+//!       what the core takes in, or than the operator allows. That counts what is read: of a batch
+//!       that a piece cuts off, the next piece reads all, so readers get less than that.
 //!   P2  Reads that meet no write do not rest.
 
 use std::cell::Cell;

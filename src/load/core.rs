@@ -476,7 +476,7 @@ mod tests {
         }
     }
 
-    /// What consumers had no time to read was once reported as lost.
+    /// What consumers have no time to read is not lost.
     #[test]
     fn consumers_go_on_while_records_arrive_but_not_for_ever() {
         let seconds = |count: u64| count * 1_000_000_000;

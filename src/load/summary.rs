@@ -248,7 +248,7 @@ fn verdict_json(verdict: Verdict) -> Value {
 mod tests {
     use super::*;
 
-    /// A broker that hung at the end was once the best of a sweep.
+    /// A broker that hangs at the end is not the best of a sweep.
     #[test]
     fn what_never_got_through_is_no_fast_record() {
         let mut run = Summary::new(Rate::PerSecond(1000.0), 1);

@@ -470,7 +470,7 @@ mod tests {
         (bytes, places, segment)
     }
 
-    /// One block that could not be read kept everything else from being repaired.
+    /// Everything else can be repaired.
     #[test]
     fn a_block_that_cannot_be_read_costs_its_own_batches_alone() {
         let (bytes, places, segment) = file();

@@ -62,7 +62,7 @@ fn first_topic(broker: &Broker) -> u64 {
     created.iter().map(|(_, (number, _))| *number).min().expect("a topic")
 }
 
-/// The second gap was moved back over what lies before it, and no start went through after that.
+/// The second gap begins behind what lies before it.
 #[test]
 fn a_lost_checkpoint_and_lost_records_behind_it_cost_those_records_alone() {
     let mut broker = Broker::start(SMALL);
