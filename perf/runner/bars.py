@@ -101,10 +101,14 @@ def _storage():
     for figure, name in (("p99_ms", "p99"), ("usual_p99_ms", "p99 of a second, median")):
         moved, still = (("drain", asked, f"produce_{figure}") for asked in both)
         yield Bar(f"produce {name}, beside draining / without it", moved, still, 1.2)
-    for kind in ("produce", "e2e"):
-        for figure, name in (("usual_p99", "p99 of a second, median"), ("p99", "p99")):
-            what = f"{kind} {name}, beside a reader of a backlog / without it, by turns"
-            yield Bar(what, ("isolation", "corelog", f"{kind}_{figure}_moved"), None, 1.2)
+    for scenario, rate in (("isolation", "10,000/s"), ("isolation-2k", "2,000/s")):
+        for kind in ("produce", "e2e"):
+            for figure, name in (("usual_p99", "p99 of a second, median"), ("p99", "p99")):
+                what = f"{kind} {name}, {rate}, beside a reader of a backlog / without it, by turns"
+                yield Bar(what, (scenario, "corelog", f"{kind}_{figure}_moved"), None, 1.2)
+        # Records come in at 10 MB/s and less: whoever is behind catches up.
+        received = (scenario, "corelog", "beside_received_mb_per_s")
+        yield Bar(f"a reader of a backlog beside {rate} gets", received, None, 20, False, "MB/s")
     drift = ("retention", "corelog", "produce_drift")
     yield Bar("p99 past retention, last third of 30 min / first", drift, None, 1.2)
     for what, scenario in (

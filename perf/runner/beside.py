@@ -8,14 +8,16 @@ it does falls on both sides.
 """
 
 import contextlib
+import json
 import signal
 import statistics
 import threading
 import time
+from pathlib import Path
 
 from .child import Usage
 from .scenario import words
-from .tool import SHARES
+from .tool import BESIDE, SHARES, total_bytes
 
 # A load beside another is stopped; by itself it would end so much later.
 MORE_SECONDS = 30
@@ -33,7 +35,9 @@ def running(scenario, broker, tool, lead, folder):
         return
     seconds = scenario.seconds + lead + MORE_SECONDS
     child = tool.start(words(scenario.beside), broker.port, seconds, folder)
-    turns = Turns(child, broker.pid, scenario.beside_turns) if scenario.beside_turns else None
+    turns = None
+    if scenario.beside_turns:
+        turns = Turns(child, broker.pid, scenario, Path(folder) / BESIDE)
     try:
         with turns or contextlib.nullcontext():
             yield turns
@@ -46,8 +50,9 @@ def running(scenario, broker, tool, lead, folder):
 class Turns:
     """Stops and continues a load every `seconds`, and knows when it did."""
 
-    def __init__(self, child, broker_pid, seconds):
-        self.child, self.broker_pid, self.seconds = child, broker_pid, seconds
+    def __init__(self, child, broker_pid, scenario, report):
+        self.child, self.broker_pid, self.report = child, broker_pid, report
+        self.seconds = scenario.beside_turns
         self.changes, self.read = [], []
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._take, daemon=True)
@@ -76,11 +81,15 @@ class Turns:
                 return
 
     def figures(self, report):
-        """How the load beside moved the p99, and how fast the broker read from disk meanwhile."""
+        """How the load beside moved the p99, what it received itself while it ran, and how fast the
+        broker read from disk meanwhile."""
         run = report["runs"][0]
         found = moved(self.changes, report["began_ms"] / 1e3, run["intervals"])
         if self.read:
             found["beside_read_mb_per_s"] = statistics.median(self.read)
+        received = total_bytes(json.loads(self.report.read_text())["runs"][0], "consume")
+        if received:
+            found["beside_received_mb_per_s"] = received / 1e6 / ran(self.changes)
         return found
 
 
@@ -133,6 +142,12 @@ def share_above(latency, micros):
             return from_share + (to_share - from_share) * part
         below = point
     return 0
+
+
+def ran(changes):
+    """Seconds for which the load ran."""
+    stretches = zip(changes, changes[1:])
+    return sum(until - since for (since, runs), (until, _) in stretches if runs)
 
 
 def state(changes, begin, end):

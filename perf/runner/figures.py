@@ -36,6 +36,7 @@ LABELS = {
     "e2e_p99_moved": "with / without, all records",
     "e2e_p999_ms": "end to end p99.9, ms",
     "e2e_max_ms": "end to end slowest, ms",
+    "beside_received_mb_per_s": "the load beside receives while it runs, MB/s",
     "beside_read_mb_per_s": "the broker reads from disk meanwhile, for itself too, MB/s",
     "failed_records": "failed, records",
     "lateness_p99_ms": "load tool late p99, ms",

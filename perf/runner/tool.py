@@ -18,6 +18,8 @@ from .scenario import Refused, words
 GRACE_SECONDS = 180
 # Records of a closed loop by Kafka's tool, which knows no duration, per second of the scenario.
 KAFKA_RECORDS_PER_S = 100_000
+# The JSON of a load beside another.
+BESIDE = "beside.json"
 # A run of fewer intervals says nothing of its beginning and end.
 DRIFT_INTERVALS_MIN = 90
 SHARES = {"min": 0, "p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999,
@@ -55,8 +57,9 @@ class CorelogLoad:
         return outcome_of_corelog(self.ask(words, folder, seconds + warm_up))
 
     def start(self, load, port, seconds, folder):
-        """A load that nobody waits for: its process."""
+        """A load that nobody waits for: its process. When it is stopped it writes its JSON."""
         words = ["load", *load, "--bootstrap", f"127.0.0.1:{port}", "--duration", f"{seconds}s"]
+        words += ["--json", folder / BESIDE]
         return Child([self.binary, *words], folder / "beside.out", folder / "beside.err")
 
     def ask(self, words, folder, seconds):

@@ -1,5 +1,6 @@
 """Loads that run before or beside the measured one, with a tool that only counts."""
 
+import json
 import os
 import tempfile
 import time
@@ -91,6 +92,16 @@ class Beside(unittest.TestCase):
         self.assertAlmostEqual(found["produce_alone_p99_ms"], 2)
         self.assertTrue(4 < found["produce_beside_p99_ms"] < 6)
         self.assertEqual(beside.moved(changes[:2], 100, intervals), {})
+
+    def test_what_a_load_beside_receives_is_told_per_second_that_it_ran(self):
+        intervals = [{"received": 3000}, {"received": 0}, {"received": 1000}]
+        consume = {"records": 1000, "bytes": 1_000_000}
+        report = Path(self.folder) / tool.BESIDE
+        report.write_text(json.dumps({"runs": [{"consume": consume, "intervals": intervals}]}))
+        turns = beside.Turns(None, 0, mock.Mock(beside_turns=4), report)
+        turns.changes = [(100, True), (104, False), (108, True), (112, None)]
+        found = turns.figures({"began_ms": 0, "runs": [{"intervals": []}]})
+        self.assertEqual(found, {"beside_received_mb_per_s": 0.5})
 
     def test_the_p99_of_all_is_between_those_of_the_parts(self):
         fast, slow = (interval(1, p99)["latency_us"] for p99 in (1e3, 9e3))

@@ -10,8 +10,7 @@
 //!   P1  One paced read at a time on a core, in the order in which they were asked for. After one
 //!       that met a write it rests `REST_TIMES` as long as the read took, but never longer than
 //!       `REST_MAX`, and never so long that a core's readers would be slower than `CATCH_UP_TIMES`
-//!       what the core takes in, or than the operator allows. That counts what is read: of a batch
-//!       that a piece cuts off, the next piece reads all, so readers get less than that.
+//!       what the core takes in, or than the operator allows.
 //!   P2  Reads that meet no write do not rest.
 
 use std::cell::Cell;
@@ -110,6 +109,11 @@ impl<I: Io> ReadPace<I> {
     /// Since when the disk has not answered a read.
     pub fn waits_since(&self) -> Option<Instant> {
         self.since.get()
+    }
+
+    /// Whether the last read met a write: the next one may rest before.
+    pub fn is_met(&self) -> bool {
+        self.is_met.get()
     }
 
     /// The most to read at a time.

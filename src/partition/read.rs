@@ -46,6 +46,11 @@ impl Gathered {
         self.left() == (0, false)
     }
 
+    /// So much that nobody waits for another read of the disk first.
+    fn is_enough(&self) -> bool {
+        self.bytes > 0 && self.bytes >= self.bytes_max / 2
+    }
+
     fn push(&mut self, batches: Bytes, next: Offset) {
         self.bytes += batches.len();
         self.next = next;
@@ -243,7 +248,14 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    /// Adds one stretch of a segment; false if its first batch is too large for what is left.
+    /// Whether to answer with what there is before the disk is read again: while reads rest between
+    /// each other, half of what may be given is given at once.
+    fn is_time_to_answer(&self, gathered: &Gathered) -> bool {
+        self.read_pace.is_met() && gathered.is_enough()
+    }
+
+    /// Adds one stretch of a segment; false if its first batch is too large for what is left, or
+    /// if there is enough.
     async fn read_cold(
         &self,
         log: &Log,
@@ -252,7 +264,11 @@ impl<I: Io> Owner<I> {
     ) -> std::io::Result<bool> {
         let id = segment.id(log.borrow().id());
         let (bytes_max, at_least_one) = gathered.left();
-        let span = self.store.read(id, segment, gathered.next, bytes_max).await?;
+        let span = match self.store.held(id, gathered.next, bytes_max) {
+            Some(span) => span,
+            None if self.is_time_to_answer(gathered) => return Ok(false),
+            None => self.store.read(id, segment, gathered.next, bytes_max).await?,
+        };
         let next = span.next;
         let batches = self.with_true_headers(log, segment, span);
         let fits = batches.len() <= bytes_max || at_least_one;
@@ -263,9 +279,9 @@ impl<I: Io> Owner<I> {
     }
 
     /// Adds what is in the journal: all that is in memory, then one stretch of a file; false if
-    /// nothing follows that is settled and fits.
+    /// nothing follows that is settled and fits, or if there is enough.
     async fn read_hot(&self, log: &Log, gathered: &mut Gathered) -> std::io::Result<bool> {
-        if !self.read_tail(log, gathered) {
+        if !self.read_tail(log, gathered) || self.is_time_to_answer(gathered) {
             return Ok(false);
         }
         let bytes_max = gathered.left().0;

@@ -1,6 +1,7 @@
 //! One core of two, in the simulator: what is another's is left alone.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -13,7 +14,7 @@ use crate::io::sim::{SimIo, World};
 use crate::journal::{self, Flush};
 use crate::metadata::{Command, OFFSETS_TOPIC};
 use crate::wire::error::ErrorCode;
-use crate::wire::records::{BatchBuilder, Codec, NewRecord};
+use crate::wire::records::{self, BatchBuilder, Codec, NewRecord};
 
 const ARENA_BYTES: usize = 32 << 20;
 
@@ -51,8 +52,16 @@ fn image_with(topic: &str, number: u32, partitions: u32) -> Image {
 
 /// Appends a record and gives the error and the offset.
 async fn append(owner: &Rc<Owner<SimIo>>, partition: PartitionId) -> (ErrorCode, Offset) {
+    append_of(owner, partition, b"value").await
+}
+
+async fn append_of(
+    owner: &Rc<Owner<SimIo>>,
+    partition: PartitionId,
+    value: &[u8],
+) -> (ErrorCode, Offset) {
     let mut batch = BatchBuilder::new();
-    batch.push(&NewRecord { value: Some(b"value"), ..NewRecord::default() });
+    batch.push(&NewRecord { value: Some(value), ..NewRecord::default() });
     let records: Bytes = batch.build(Codec::None).expect("small");
     let (reply, answers) = owner.produce_replies().pair();
     let parts = Few::from_iter([ProducePart { partition, records }]);
@@ -80,6 +89,59 @@ fn a_core_appends_only_to_what_it_owns() {
             assert_eq!(append(&owner, id).await, expected, "partition {index}");
             assert_eq!(owner.log(id).is_some(), is_own);
         }
+    });
+}
+
+/// P1 of `io::pace`: whoever is behind catches up, also where much is written.
+#[test]
+fn whoever_reads_a_backlog_beside_writes_gets_twice_what_is_written() {
+    static OLD: [u8; 62_000] = [b'v'; 62_000];
+    static LIVE: [u8; 16_000] = [b'v'; 16_000];
+    const EVERY: Duration = Duration::from_millis(1);
+    let world = World::new(1);
+    let io = world.node().core(0);
+    world.block_on(async {
+        let owner = first_of_two(io.clone()).await;
+        owner.shared().publish(image_with("topic", 7, 8));
+        let ids = (0..8).map(|index| PartitionId { topic: TopicNumber(7), index });
+        let own: Vec<_> = ids.filter(|id| owner.shared().owner_of(*id) == owner.core()).collect();
+        let (old, live) = (own[0], own[1]);
+        for _ in 0..900 {
+            assert_eq!(append_of(&owner, old, &OLD).await.0, ErrorCode::NONE);
+        }
+        let began = io.now();
+        let end = began + Duration::from_millis(300);
+        // So many that a write is always under way.
+        let writers = [0; 4].map(|_| async {
+            let (mut bytes, mut due) = (0, began);
+            while io.now() < end {
+                assert_eq!(append_of(&owner, live, &LIVE).await.0, ErrorCode::NONE);
+                (bytes, due) = (bytes + LIVE.len(), due + EVERY);
+                io.sleep_until(due).await;
+            }
+            bytes
+        });
+        let given = async {
+            let (mut bytes, mut offset) = (0, 0);
+            while io.now() < end && offset < 900 {
+                let (bytes_max, leader_epoch) = (1 << 20, -1);
+                let part = FetchPart { partition: old, offset, bytes_max, leader_epoch };
+                let answer = owner.read(&part, bytes_max, true).await;
+                assert_eq!(answer.error, ErrorCode::NONE);
+                let before = offset;
+                for (header, batch) in answer.records.iter().flat_map(|all| records::batches(all)) {
+                    assert_eq!(header.base_offset, offset);
+                    (offset, bytes) = (header.next_offset(), bytes + batch.len());
+                }
+                assert!(offset > before, "it gets on");
+            }
+            (bytes, offset)
+        };
+        let written = futures_util::future::join_all(writers);
+        let (written, (given, offset)) = futures_util::future::join(written, given).await;
+        let written: usize = written.iter().sum();
+        assert!(offset < 900, "there was enough to read");
+        assert!(given as f64 > 1.8 * written as f64, "{given} bytes beside {written}");
     });
 }
 

@@ -26,6 +26,7 @@ pub mod marks;
 mod pack;
 mod read;
 mod seal;
+mod seam;
 mod spans;
 mod unpack;
 mod write;

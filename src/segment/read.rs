@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::marks::{Marks, MarksFlaw};
 use super::seal::{Misplaced, Wrong};
+use super::spans::Stretch;
 use super::{Flaw, Segment, SegmentId, Store};
 use crate::base::ids::Offset;
 use crate::io::pace::ReadPace;
@@ -112,7 +113,7 @@ impl<I: Io> Store<I> {
         place.come().await;
         match self.held(id, from, bytes_max) {
             Some(span) => Ok(span),
-            None => match self.read_file(id, segment, from, bytes_max).await {
+            None => match self.read_anew(id, segment, from, bytes_max).await {
                 Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
                     self.spans.borrow_mut().clear();
                     self.read_file(id, segment, from, bytes_max).await
@@ -127,8 +128,22 @@ impl<I: Io> Store<I> {
         }
     }
 
+    /// From where the read before ended, or from where a batch begins.
+    async fn read_anew(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        from: Offset,
+        bytes_max: usize,
+    ) -> io::Result<Span> {
+        match self.read_behind(id, segment, from, bytes_max).await? {
+            Some(span) => Ok(span),
+            None => self.read_file(id, segment, from, bytes_max).await,
+        }
+    }
+
     /// What was read lately.
-    fn held(&self, id: SegmentId, from: Offset, bytes_max: usize) -> Option<Span> {
+    pub fn held(&self, id: SegmentId, from: Offset, bytes_max: usize) -> Option<Span> {
         let (batches, next) = self.spans.borrow_mut().find(id, from, bytes_max)?;
         Some(Span { batches, next, misplaced: Vec::new() })
     }
@@ -148,9 +163,7 @@ impl<I: Io> Store<I> {
             None => self.begin(id, segment, from).await?,
         };
         let mut due = Due::new(segment, next);
-        let pace = self.read_pace.get();
-        let most = pace.map_or(READ_BYTES_MAX, |pace| pace.piece_bytes().min(READ_BYTES_MAX));
-        let (mut least, mut wanted) = (1, bytes_max.clamp(READ_BYTES_MIN, most));
+        let (mut least, mut wanted) = (1, self.window_bytes(bytes_max));
         let start = segment.start();
         while position < end {
             let most = within(start + position, wanted).max(least);
@@ -180,8 +193,12 @@ impl<I: Io> Store<I> {
                 Ok((first, (length, next))) => {
                     let misplaced = std::mem::take(&mut sealed.misplaced);
                     let whole = Span { batches: found.slice(..length), next, misplaced };
-                    let batches = whole.batches.clone();
-                    self.spans.borrow_mut().hold((id, from), batches, next, window.len());
+                    let (batches, bytes) = (whole.batches.clone(), window.len());
+                    // What seals vouch for ends with a batch.
+                    let rest =
+                        found.slice(if segment.is_sparse() { found.len() } else { length }..);
+                    let stretch = Stretch { batches, next, rest, bytes };
+                    self.spans.borrow_mut().hold((id, from), stretch);
                     let span = whole.up_to(bytes_max.max(first));
                     let mut cache = self.cache.borrow_mut();
                     cache.hint(id, next, position + length as u64);
@@ -205,8 +222,15 @@ impl<I: Io> Store<I> {
         Ok(Span { batches: Bytes::new(), next: segment.next, misplaced })
     }
 
+    /// What is read from a file at a time for `bytes_max`, but for a larger batch.
+    pub(super) fn window_bytes(&self, bytes_max: usize) -> usize {
+        let pace = self.read_pace.get();
+        let most = pace.map_or(READ_BYTES_MAX, |pace| pace.piece_bytes().min(READ_BYTES_MAX));
+        bytes_max.clamp(READ_BYTES_MIN, most)
+    }
+
     /// As `read_range`, at the readers' pace.
-    async fn read_paced(
+    pub(super) async fn read_paced(
         &self,
         file: &I::File,
         position: u64,
@@ -221,7 +245,11 @@ impl<I: Io> Store<I> {
     }
 
     /// The file, and how many of its recorded bytes are there: all, unless it is damaged.
-    async fn file_with(&self, id: SegmentId, recorded: u64) -> io::Result<(Rc<I::File>, u64)> {
+    pub(super) async fn file_with(
+        &self,
+        id: SegmentId,
+        recorded: u64,
+    ) -> io::Result<(Rc<I::File>, u64)> {
         let mut file = self.file(id).await?;
         if file.len() < id.start() + recorded {
             // It may have been opened while it was shorter.
@@ -463,7 +491,7 @@ pub(super) struct Due {
 }
 
 impl Due {
-    fn new(segment: &Segment, next: Offset) -> Due {
+    pub(super) fn new(segment: &Segment, next: Offset) -> Due {
         Due { next, last: segment.next, is_dense: !segment.is_sparse() }
     }
 
@@ -481,7 +509,7 @@ impl Due {
     }
 
     /// The bytes of the batch with which `found` begins, with so many bytes left for it.
-    fn whole_batch(&self, found: &[u8], left: u64) -> Result<usize, &'static str> {
+    pub(super) fn whole_batch(&self, found: &[u8], left: u64) -> Result<usize, &'static str> {
         let header = BatchHeader::read(found).filter(|header| self.fits(header));
         let bytes = header.ok_or("not the batch that should begin here")?.total_bytes();
         let bytes = bytes.filter(|bytes| *bytes as u64 <= left);
@@ -502,7 +530,7 @@ impl Due {
     }
 
     /// The leading batches that are sound, one at least: their bytes, and the offset after them.
-    fn take_verified(&mut self, found: &[u8]) -> Result<(usize, Offset), &'static str> {
+    pub(super) fn take_verified(&mut self, found: &[u8]) -> Result<(usize, Offset), &'static str> {
         let mut length = 0;
         for (header, batch) in records::batches(found) {
             if !self.is_sound(&header, batch) {

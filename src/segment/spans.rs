@@ -7,7 +7,8 @@
 //!
 //! Invariants
 //!   N1  At most `bytes_max` are held, a quarter of them by what is on trial.
-//!   N2  Only whole batches whose CRCs were verified are held.
+//!   N2  Only whole batches whose CRCs were verified are given out. The beginning of a batch that
+//!       a read cut off is held with those before it, so that it need not be read again.
 //!   N3  Of one segment one read is under way at a time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -27,12 +28,20 @@ const LINES_KEPT: usize = 64;
 /// A segment, and an offset of it.
 type Key = (SegmentId, Offset);
 
-struct Held {
-    batches: Bytes,
+/// What one read of a segment has brought.
+pub(super) struct Stretch {
+    /// Whole batches, verified.
+    pub batches: Bytes,
     /// One past the last record's offset.
-    next: Offset,
+    pub next: Offset,
+    /// What was read behind them: the beginning of a batch, of which nothing is verified.
+    pub rest: Bytes,
     /// Memory that it keeps, which may be more than its length.
-    bytes: usize,
+    pub bytes: usize,
+}
+
+struct Held {
+    stretch: Stretch,
     is_kept: bool,
     used: u64,
 }
@@ -71,18 +80,25 @@ impl Spans {
         bytes_max: usize,
     ) -> Option<(Bytes, Offset)> {
         let (key, held) = self.held.range_mut(..=(id, from)).next_back()?;
-        if key.0 != id || held.next <= from {
+        if key.0 != id || held.stretch.next <= from {
             return None;
         }
         let key = *key;
         self.uses += 1;
         held.used = self.uses;
-        let found = cut(held, from, bytes_max)?;
+        let found = cut(&held.stretch, from, bytes_max)?;
         // Going on inside a stretch is still the first reading of it.
         if !held.is_kept && key.1 == from {
             self.keep(key);
         }
         Some(found)
+    }
+
+    /// What was read behind the stretch that ends before `next`.
+    pub(super) fn rest(&self, id: SegmentId, next: Offset) -> Option<Bytes> {
+        let (key, held) = self.held.range(..(id, next)).next_back()?;
+        let is_before = key.0 == id && held.stretch.next == next;
+        Some(held.stretch.rest.clone()).filter(|rest| is_before && !rest.is_empty())
     }
 
     /// A place in the line of those who read a segment.
@@ -93,15 +109,14 @@ impl Spans {
         self.lines.entry(id).or_default().stand()
     }
 
-    /// Holds verified batches, which keep `bytes` of memory.
-    pub(super) fn hold(&mut self, (id, from): Key, batches: Bytes, next: Offset, bytes: usize) {
-        let most = self.bytes_max / TRIAL_SHARE;
-        if bytes > most || self.held.contains_key(&(id, from)) {
+    /// Holds what was read of a segment from an offset on.
+    pub(super) fn hold(&mut self, key: Key, stretch: Stretch) {
+        let (bytes, most) = (stretch.bytes, self.bytes_max / TRIAL_SHARE);
+        if bytes > most || self.held.contains_key(&key) {
             return;
         }
-        self.held
-            .insert((id, from), Held { batches, next, bytes, is_kept: false, used: self.uses });
-        self.on_trial.push_back((id, from));
+        self.held.insert(key, Held { stretch, is_kept: false, used: self.uses });
+        self.on_trial.push_back(key);
         self.trial_bytes += bytes;
         while self.trial_bytes > most {
             let Some(first) = self.on_trial.front().copied() else { break };
@@ -127,8 +142,8 @@ impl Spans {
     fn keep(&mut self, key: Key) {
         let Some(held) = self.held.get_mut(&key) else { return };
         held.is_kept = true;
-        self.trial_bytes -= held.bytes;
-        self.kept_bytes += held.bytes;
+        self.trial_bytes -= held.stretch.bytes;
+        self.kept_bytes += held.stretch.bytes;
         self.on_trial.retain(|other| *other != key);
         while self.kept_bytes > self.bytes_max - self.bytes_max / TRIAL_SHARE {
             let kept = self.held.iter().filter(|(_, held)| held.is_kept);
@@ -142,16 +157,16 @@ impl Spans {
     fn drop_held(&mut self, key: Key) {
         let Some(held) = self.held.remove(&key) else { return };
         if held.is_kept {
-            self.kept_bytes -= held.bytes;
+            self.kept_bytes -= held.stretch.bytes;
         } else {
-            self.trial_bytes -= held.bytes;
+            self.trial_bytes -= held.stretch.bytes;
             self.on_trial.retain(|other| *other != key);
         }
     }
 }
 
 /// The batches of a stretch from the one that holds `from` on.
-fn cut(held: &Held, from: Offset, bytes_max: usize) -> Option<(Bytes, Offset)> {
+fn cut(held: &Stretch, from: Offset, bytes_max: usize) -> Option<(Bytes, Offset)> {
     let (mut start, mut end, mut next) = (0, 0, from);
     for (header, batch) in records::batches(&held.batches) {
         if header.next_offset() <= from {
@@ -195,9 +210,13 @@ mod tests {
         all.into()
     }
 
+    fn stretch() -> Stretch {
+        Stretch { batches: batches(), next: 10, rest: Bytes::from_static(b"cut"), bytes: BYTES }
+    }
+
     fn held(bytes_max: usize) -> Spans {
         let mut spans = Spans::new(bytes_max);
-        spans.hold((id(0), 0), batches(), 10, BYTES);
+        spans.hold((id(0), 0), stretch());
         spans
     }
 
@@ -211,6 +230,8 @@ mod tests {
         assert_eq!(spans.find(id(0), 9, 0), Some((all.slice(9 * one..), 10)), "one in any case");
         assert_eq!(spans.find(id(0), 10, 1000), None);
         assert_eq!(spans.find(id(1), 0, 1000), None);
+        assert_eq!(spans.rest(id(0), 10), Some(Bytes::from_static(b"cut")));
+        assert_eq!((spans.rest(id(0), 9), spans.rest(id(1), 10)), (None, None));
         spans.forget(|one| *one == id(0));
         assert_eq!(spans.find(id(0), 0, 1000), None);
     }
@@ -219,16 +240,16 @@ mod tests {
     fn a_scan_does_not_push_out_what_was_asked_for_twice() {
         let mut spans = held(20 * BYTES);
         assert!(spans.find(id(0), 0, 100).is_some(), "asked for again");
-        spans.hold((id(1), 0), batches(), 10, BYTES);
+        spans.hold((id(1), 0), stretch());
         assert!(spans.find(id(1), 5, 100).is_some(), "it was only gone on with");
         for other in 2..100 {
-            spans.hold((id(other), 0), batches(), 10, BYTES);
+            spans.hold((id(other), 0), stretch());
             assert!(spans.trial_bytes + spans.kept_bytes <= spans.bytes_max);
         }
         assert!(spans.find(id(0), 0, 100).is_some());
         assert!(spans.find(id(1), 0, 100).is_none());
         for other in 2..100 {
-            spans.hold((id(other), 0), batches(), 10, BYTES);
+            spans.hold((id(other), 0), stretch());
             spans.find(id(other), 0, 100);
             assert!(spans.trial_bytes + spans.kept_bytes <= spans.bytes_max);
         }

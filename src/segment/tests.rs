@@ -485,6 +485,42 @@ fn a_damaged_piece_is_left_out_of_a_merge_or_copied_as_it_is() {
     });
 }
 
+/// Every other batch of 64 KiB was read twice in pieces of 128 KiB.
+#[test]
+fn a_batch_that_a_read_cuts_off_is_not_read_again() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let node = world.node();
+        let io = prepare(&node);
+        let mut model = Model::new();
+        let most: u64 = 1 << (16 + seed % 3);
+        world.block_on(async {
+            let writing = store(&io);
+            while model.segment.bytes < 40 * most {
+                grow(&writing, &world, &mut model).await.expect("a sound disk");
+            }
+            let largest = model.batches.iter().map(Bytes::len).max().expect("not empty") as u64;
+            let reading = store(&io);
+            let (before, mut from) = (node.disk().operations(), model.segment.base);
+            let mut wanted = model.batches.iter();
+            while from < model.segment.next {
+                let bytes_max = usize::try_from(most).expect("small");
+                let span = reading.read(ID, &model.segment, from, bytes_max).await;
+                let span = span.expect("readable");
+                for (_, found) in records::batches(&span.batches) {
+                    assert_eq!(Some(found), wanted.next().map(|batch| &batch[..]));
+                }
+                from = span.next;
+            }
+            // One more opens it, one more for each batch that is larger than what is read at once.
+            let larger = model.batches.iter().filter(|batch| batch.len() as u64 > most).count();
+            let reads = node.disk().operations() - before;
+            let least = model.segment.bytes.div_ceil(most) + 1 + larger as u64;
+            assert!(reads <= least, "seed {seed}: {reads} for {least}, batches of {largest}");
+        });
+    }
+}
+
 /// N3: whoever comes while a block is read takes it from that read, at whatever offset they begin.
 #[test]
 fn readers_of_one_block_at_the_same_time_cost_one_read() {
