@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .child import Usage
 from .scenario import words
-from .tool import BESIDE, SHARES, total_bytes
+from .tool import BESIDE, SHARES
 
 # A load beside another is stopped; by itself it would end so much later.
 MORE_SECONDS = 30
@@ -87,10 +87,8 @@ class Turns:
         found = moved(self.changes, report["began_ms"] / 1e3, run["intervals"])
         if self.read:
             found["beside_read_mb_per_s"] = statistics.median(self.read)
-        received = total_bytes(json.loads(self.report.read_text())["runs"][0], "consume")
-        if received:
-            found["beside_received_mb_per_s"] = received / 1e6 / ran(self.changes)
-        return found
+        of_beside = json.loads(self.report.read_text())
+        return found | received(of_beside, self.changes, report["began_ms"] / 1e3)
 
 
 def moved(changes, origin, intervals):
@@ -144,10 +142,19 @@ def share_above(latency, micros):
     return 0
 
 
-def ran(changes):
-    """Seconds for which the load ran."""
-    stretches = zip(changes, changes[1:])
-    return sum(until - since for (since, runs), (until, _) in stretches if runs)
+def received(report, changes, begin):
+    """What the load beside receives a second, in the seconds in which it ran throughout, from
+    `begin` on: before that it had the broker for itself."""
+    run, origin = report["runs"][0], report["began_ms"] / 1e3
+    ends = [(origin + one["at"], one) for one in run["intervals"]]
+    seconds = [one for end, one in ends
+               if end - one["seconds"] >= begin and state(changes, end - one["seconds"], end)]
+    if not seconds or not run["consume"]["records"]:
+        return {}
+    records = sum(one["received"] for one in seconds)
+    size = run["consume"]["bytes"] / run["consume"]["records"]
+    length = sum(one["seconds"] for one in seconds)
+    return {"beside_received_mb_per_s": records * size / 1e6 / length}
 
 
 def state(changes, begin, end):

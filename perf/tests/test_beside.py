@@ -94,14 +94,18 @@ class Beside(unittest.TestCase):
         self.assertEqual(beside.moved(changes[:2], 100, intervals), {})
 
     def test_what_a_load_beside_receives_is_told_per_second_that_it_ran(self):
-        intervals = [{"received": 3000}, {"received": 0}, {"received": 1000}]
+        # Alone, in a turn, between turns, where it stands, in a turn.
+        received = {99.5: 9000, 101.5: 300, 104.2: 70, 106.0: 0, 110.0: 100}
+        intervals = [{"at": at - 90, "seconds": 1, "received": count}
+                     for at, count in received.items()]
         consume = {"records": 1000, "bytes": 1_000_000}
-        report = Path(self.folder) / tool.BESIDE
-        report.write_text(json.dumps({"runs": [{"consume": consume, "intervals": intervals}]}))
-        turns = beside.Turns(None, 0, mock.Mock(beside_turns=4), report)
-        turns.changes = [(100, True), (104, False), (108, True), (112, None)]
-        found = turns.figures({"began_ms": 0, "runs": [{"intervals": []}]})
-        self.assertEqual(found, {"beside_received_mb_per_s": 0.5})
+        report = {"began_ms": 90_000, "runs": [{"consume": consume, "intervals": intervals}]}
+        path = Path(self.folder) / tool.BESIDE
+        path.write_text(json.dumps(report))
+        turns = beside.Turns(None, 0, mock.Mock(beside_turns=4), path)
+        turns.changes = [(95, True), (104, False), (108, True), (112, None)]
+        found = turns.figures({"began_ms": 100_000, "runs": [{"intervals": []}]})
+        self.assertEqual(found, {"beside_received_mb_per_s": 0.2})
 
     def test_the_p99_of_all_is_between_those_of_the_parts(self):
         fast, slow = (interval(1, p99)["latency_us"] for p99 in (1e3, 9e3))

@@ -251,7 +251,7 @@ impl<I: Io> Owner<I> {
     /// Whether to answer with what there is before the disk is read again: while reads rest between
     /// each other, half of what may be given is given at once.
     fn is_time_to_answer(&self, gathered: &Gathered) -> bool {
-        self.read_pace.is_met() && gathered.is_enough()
+        self.read_pace.is_beside_writes() && gathered.is_enough()
     }
 
     /// Adds one stretch of a segment; false if its first batch is too large for what is left, or

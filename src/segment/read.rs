@@ -238,8 +238,9 @@ impl<I: Io> Store<I> {
         end: u64,
     ) -> io::Result<Bytes> {
         let read = read_range(file, position, wanted, end);
+        let left = usize::try_from(end - position).unwrap_or(usize::MAX);
         match self.read_pace.get() {
-            Some(pace) => pace.read(wanted, read).await,
+            Some(pace) => pace.read(wanted.min(left), read).await,
             None => read.await,
         }
     }

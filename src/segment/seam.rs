@@ -60,16 +60,16 @@ impl<I: Io> Store<I> {
         let (mut spans, mut cache) = (self.spans.borrow_mut(), self.cache.borrow_mut());
         let position = position + bytes as u64;
         cache.hint(id, next, position);
-        let mut one = Stretch { batches: batch.clone(), next, rest: others.clone(), bytes };
-        if let Ok((length, end)) = due.take_verified(&others) {
-            let (batches, rest) = (others.slice(..length), others.slice(length..));
-            one.rest = Bytes::new();
-            cache.hint(id, end, position + length as u64);
-            spans.hold((id, from), one);
-            spans.hold((id, next), Stretch { batches, next: end, rest, bytes: window.len() });
-        } else {
-            one.bytes += window.len();
-            spans.hold((id, from), one);
+        let (memory, behind) = (bytes.next_power_of_two(), window.len());
+        let one = |rest, bytes| Stretch { batches: batch.clone(), next, rest, bytes };
+        match due.take_verified(&others) {
+            Ok((length, end)) => {
+                cache.hint(id, end, position + length as u64);
+                let (batches, rest) = (others.slice(..length), others.slice(length..));
+                spans.hold((id, from), one(Bytes::new(), memory));
+                spans.hold((id, next), Stretch { batches, next: end, rest, bytes: behind });
+            }
+            Err(_) => spans.hold((id, from), one(others, memory + behind)),
         }
         Ok(Some(Span { batches: batch, next, misplaced: Vec::new() }))
     }
