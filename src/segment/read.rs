@@ -183,6 +183,15 @@ impl<I: Io> Store<I> {
             let outcome = match due.whole_batch(&found, left) {
                 // What was read for this batch is cut before it where its offset is unknown.
                 Ok(bytes) if bytes > found.len() && (skipped > 0 || bytes > least) => {
+                    let (offsets, begun) = ((from, due.next), (position, found));
+                    let is_wanted = |header: BatchHeader| header.next_offset() > from;
+                    if !segment.is_sparse()
+                        && BatchHeader::read(&begun.1).is_some_and(is_wanted)
+                        && let Some(span) =
+                            self.read_rest(id, segment, offsets, begun, bytes_max).await?
+                    {
+                        return Ok(span);
+                    }
                     (least, wanted) = (bytes, wanted.max(bytes));
                     continue;
                 }

@@ -4,8 +4,8 @@
 //!     behind                          |ning | batch | batch | beg|
 //!     given    | batch | batch |   batch    | batch | batch |
 //!
-//! One batch is copied, so that all of what is read is of use: batches of 64 KiB in pieces of
-//! 128 KiB would otherwise be read twice, every other one.
+//! One batch is copied, so that all of what is read is of use: where pieces are not much larger
+//! than batches, most would otherwise be read twice.
 //!
 //! Invariants
 //!   M1  A joined batch is given only if it is the one that is due and its CRC is right; otherwise
@@ -35,13 +35,26 @@ impl<I: Io> Store<I> {
     ) -> io::Result<Option<Span>> {
         let rest = self.spans.borrow().rest(id, from);
         let position = self.cache.borrow().hinted(id, from);
-        let Some((rest, position)) = rest.zip(position) else { return Ok(None) };
+        let Some(begun) = position.zip(rest) else { return Ok(None) };
+        self.read_rest(id, segment, (from, from), begun, bytes_max).await
+    }
+
+    /// As `read_behind` for the batch that holds `from`, of offset `base`, of which so much from a
+    /// position on has been read.
+    pub(super) async fn read_rest(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        (from, base): (Offset, Offset),
+        (position, rest): (u64, Bytes),
+        bytes_max: usize,
+    ) -> io::Result<Option<Span>> {
         let (file, end) = self.file_with(id, segment.bytes).await?;
         let behind = position + rest.len() as u64;
         if behind >= end {
             return Ok(None);
         }
-        let mut due = Due::new(segment, from);
+        let mut due = Due::new(segment, base);
         let left = (end - position).min(self.batch_bytes_max());
         let whole = match rest.len() {
             ..HEADER_BYTES => HEADER_BYTES,
