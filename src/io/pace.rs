@@ -12,7 +12,7 @@
 //!       `CATCH_UP_TIMES` what it takes in, or what the operator allows, whichever is most, as far
 //!       as the device gives it.
 //!   P2  Reads do not rest where no core of the directory has taken in records for `QUIET`, but for
-//!       those that meet another write: readers that note their offsets do not slow themselves down.
+//!       those that meet another write: readers that note offsets do not slow themselves down.
 
 use std::cell::Cell;
 use std::future::Future;

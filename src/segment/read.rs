@@ -184,12 +184,8 @@ impl<I: Io> Store<I> {
                 // What was read for this batch is cut before it where its offset is unknown.
                 Ok(bytes) if bytes > found.len() && (skipped > 0 || bytes > least) => {
                     let (offsets, begun) = ((from, due.next), (position, found));
-                    let is_wanted = |header: BatchHeader| header.next_offset() > from;
-                    if !segment.is_sparse()
-                        && BatchHeader::read(&begun.1).is_some_and(is_wanted)
-                        && let Some(span) =
-                            self.read_rest(id, segment, offsets, begun, bytes_max).await?
-                    {
+                    let span = self.read_cut(id, segment, offsets, begun, bytes_max).await?;
+                    if let Some(span) = span {
                         return Ok(span);
                     }
                     (least, wanted) = (bytes, wanted.max(bytes));
@@ -202,16 +198,11 @@ impl<I: Io> Store<I> {
                 Ok((first, (length, next))) => {
                     let misplaced = std::mem::take(&mut sealed.misplaced);
                     let whole = Span { batches: found.slice(..length), next, misplaced };
-                    let (batches, bytes) = (whole.batches.clone(), window.len());
-                    // What seals vouch for ends with a batch.
-                    let rest =
-                        found.slice(if segment.is_sparse() { found.len() } else { length }..);
-                    let stretch = Stretch { batches, next, rest, bytes };
-                    self.spans.borrow_mut().hold((id, from), stretch);
+                    let place = (position, from);
+                    self.hold_found((id, segment), place, &whole, (&found, window.len()));
                     let span = whole.up_to(bytes_max.max(first));
-                    let mut cache = self.cache.borrow_mut();
-                    cache.hint(id, next, position + length as u64);
-                    cache.hint(id, span.next, position + span.batches.len() as u64);
+                    let behind = position + span.batches.len() as u64;
+                    self.cache.borrow_mut().hint(id, span.next, behind);
                     return Ok(span);
                 }
                 Err(why) => {
@@ -229,6 +220,23 @@ impl<I: Io> Store<I> {
         }
         let misplaced = sealed.misplaced;
         Ok(Span { batches: Bytes::new(), next: segment.next, misplaced })
+    }
+
+    /// Holds the whole batches that were found at a position, looked for by an offset, in a window
+    /// of so many bytes, and the beginning of the one behind them.
+    fn hold_found(
+        &self,
+        (id, segment): (SegmentId, &Segment),
+        (position, from): (u64, Offset),
+        whole: &Span,
+        (found, bytes): (&Bytes, usize),
+    ) {
+        let (batches, next) = (whole.batches.clone(), whole.next);
+        self.cache.borrow_mut().hint(id, next, position + batches.len() as u64);
+        // What seals vouch for ends with a batch.
+        let end = if segment.is_sparse() { found.len() } else { batches.len() };
+        let rest = found.slice(end..);
+        self.spans.borrow_mut().hold((id, from), Stretch { batches, next, rest, bytes });
     }
 
     /// What is read from a file at a time for `bytes_max`, but for a larger batch.

@@ -21,7 +21,7 @@ use super::write::fill;
 use super::{Segment, SegmentId, Store};
 use crate::base::ids::Offset;
 use crate::io::Io;
-use crate::wire::records::HEADER_BYTES;
+use crate::wire::records::{BatchHeader, HEADER_BYTES};
 
 impl<I: Io> Store<I> {
     /// The batch at `from`, of which the read before has brought the beginning; the whole ones
@@ -39,9 +39,27 @@ impl<I: Io> Store<I> {
         self.read_rest(id, segment, (from, from), begun, bytes_max).await
     }
 
+    /// The batch that holds `from`, of offset `base`, of which so much from a position on has been
+    /// found. `None` if that is another one, or if it must be read whole.
+    pub(super) async fn read_cut(
+        &self,
+        id: SegmentId,
+        segment: &Segment,
+        (from, base): (Offset, Offset),
+        (position, found): (u64, Bytes),
+        bytes_max: usize,
+    ) -> io::Result<Option<Span>> {
+        let header = BatchHeader::read(&found);
+        // What seals vouch for is read from mark to mark.
+        if segment.is_sparse() || header.is_none_or(|header| header.next_offset() <= from) {
+            return Ok(None);
+        }
+        self.read_rest(id, segment, (from, base), (position, found), bytes_max).await
+    }
+
     /// As `read_behind` for the batch that holds `from`, of offset `base`, of which so much from a
     /// position on has been read.
-    pub(super) async fn read_rest(
+    async fn read_rest(
         &self,
         id: SegmentId,
         segment: &Segment,
