@@ -183,9 +183,8 @@ impl<I: Io> Store<I> {
             let outcome = match due.whole_batch(&found, left) {
                 // What was read for this batch is cut before it where its offset is unknown.
                 Ok(bytes) if bytes > found.len() && (skipped > 0 || bytes > least) => {
-                    let (offsets, begun) = ((from, due.next), (position, found));
-                    let span = self.read_cut(id, segment, offsets, begun, bytes_max).await?;
-                    if let Some(span) = span {
+                    let begun = ((from, due.next), (position, found));
+                    if let Some(span) = self.read_cut(id, segment, begun, bytes_max).await? {
                         return Ok(span);
                     }
                     (least, wanted) = (bytes, wanted.max(bytes));
@@ -198,8 +197,7 @@ impl<I: Io> Store<I> {
                 Ok((first, (length, next))) => {
                     let misplaced = std::mem::take(&mut sealed.misplaced);
                     let whole = Span { batches: found.slice(..length), next, misplaced };
-                    let place = (position, from);
-                    self.hold_found((id, segment), place, &whole, (&found, window.len()));
+                    self.hold_found((id, segment, from), position, &whole, (&found, window.len()));
                     let span = whole.up_to(bytes_max.max(first));
                     let behind = position + span.batches.len() as u64;
                     self.cache.borrow_mut().hint(id, span.next, behind);
@@ -222,12 +220,12 @@ impl<I: Io> Store<I> {
         Ok(Span { batches: Bytes::new(), next: segment.next, misplaced })
     }
 
-    /// Holds the whole batches that were found at a position, looked for by an offset, in a window
-    /// of so many bytes, and the beginning of the one behind them.
+    /// Holds the whole batches that were found at a position in a window of so many bytes, and the
+    /// beginning of the one behind them.
     fn hold_found(
         &self,
-        (id, segment): (SegmentId, &Segment),
-        (position, from): (u64, Offset),
+        (id, segment, from): (SegmentId, &Segment, Offset),
+        position: u64,
         whole: &Span,
         (found, bytes): (&Bytes, usize),
     ) {

@@ -45,8 +45,7 @@ impl<I: Io> Store<I> {
         &self,
         id: SegmentId,
         segment: &Segment,
-        (from, base): (Offset, Offset),
-        (position, found): (u64, Bytes),
+        ((from, base), (position, found)): ((Offset, Offset), (u64, Bytes)),
         bytes_max: usize,
     ) -> io::Result<Option<Span>> {
         let header = BatchHeader::read(&found);
