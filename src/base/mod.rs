@@ -1,5 +1,6 @@
 //! Values that every layer shares: ids, limits, time, aligned buffers, lines.
 
+mod buddies;
 pub mod buffer;
 pub mod few;
 pub mod ids;

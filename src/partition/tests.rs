@@ -110,19 +110,23 @@ fn whoever_reads_a_backlog_beside_writes_gets_twice_what_is_written() {
             assert_eq!(append_of(&owner, old, &OLD).await.0, ErrorCode::NONE);
         }
         let began = io.now();
-        let end = began + Duration::from_millis(300);
+        // Until the pace knows how much is written.
+        let measured = began + Duration::from_millis(200);
+        let end = measured + Duration::from_millis(300);
         // So many that a write is always under way.
         let writers = [0; 4].map(|_| async {
             let (mut bytes, mut due) = (0, began);
             while io.now() < end {
                 assert_eq!(append_of(&owner, live, &LIVE).await.0, ErrorCode::NONE);
-                (bytes, due) = (bytes + LIVE.len(), due + EVERY);
+                let counted = if io.now() < measured { 0 } else { LIVE.len() };
+                (bytes, due) = (bytes + counted, due + EVERY);
                 io.sleep_until(due).await;
             }
             bytes
         });
         let given = async {
             let (mut bytes, mut offset) = (0, 0);
+            io.sleep_until(measured).await;
             while io.now() < end && offset < 900 {
                 let (bytes_max, leader_epoch) = (1 << 20, -1);
                 let part = FetchPart { partition: old, offset, bytes_max, leader_epoch };

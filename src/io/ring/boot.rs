@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use super::driver::Driver;
 use super::executor;
 use super::guest::{self, Guest, Ticker};
+use super::supply;
 use super::{Clock, Host, Inner, RingIo};
 use crate::base::buffer::Arena;
 use crate::base::ids::CoreId;
@@ -76,7 +77,7 @@ where
     M: Fn(RingIo) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + 'static,
 {
-    avoid_huge_pages();
+    supply::start();
     let ticker = Arc::new(Ticker::default());
     let clock = Clock::new();
     let running = Arc::new(());
@@ -120,13 +121,4 @@ where
         guest::start_ticker(ticker, running)?;
     }
     Ok(executors)
-}
-
-/// Has the kernel give this process its memory in small pages. The first touch of a huge one clears
-/// 2 MiB while everything on that core waits: up to 5 ms in a virtual machine whose host has yet to
-/// find that memory, and the allocator asks for huge ones.
-fn avoid_huge_pages() {
-    let (yes, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
-    // SAFETY: the call takes plain numbers. It fails on a kernel without huge pages only.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, yes, none, none, none) };
 }

@@ -16,6 +16,7 @@ mod net;
 pub mod probe;
 pub mod signals;
 mod slow;
+mod supply;
 
 use std::cell::OnceCell;
 use std::future::Future;
