@@ -18,10 +18,9 @@
 //!       until their files are removed.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
-use super::watch::FetchWatch;
+use super::watch::Watcher;
 use crate::base::ids::{Epoch, Offset, PartitionId};
 use crate::journal::Location;
 use crate::producer::Producers;
@@ -113,7 +112,7 @@ pub struct PartitionLog {
     round: u64,
     /// How often something was moved or removed: whoever reads meanwhile looks again.
     moves: u64,
-    watches: Vec<Arc<FetchWatch>>,
+    watches: Vec<Watcher>,
     pub producers: Producers,
 }
 
@@ -547,7 +546,7 @@ impl PartitionLog {
     }
 
     /// Tells `watch` of everything that settles from here on.
-    pub fn watch(&mut self, watch: Arc<FetchWatch>) {
+    pub fn watch(&mut self, watch: Watcher) {
         self.watches.retain(|watch| !watch.is_over());
         self.watches.push(watch);
     }

@@ -93,7 +93,7 @@ pub use reshard::{Moved, Resharding, reshard};
 pub use shared::Shared;
 pub use topics::{NewTopic, TopicOutcome, TopicRefused, check_name};
 pub use unwritten::Held;
-pub use watch::{FetchWait, FetchWatch, Watches};
+pub use watch::{CoreSet, FetchWait, FetchWatch, Watches};
 
 /// A partition's state, shared between the tasks of its core.
 type Log = Rc<RefCell<PartitionLog>>;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::unwritten::Room;
+use super::watch::Watcher;
 use super::{Extent, FetchWatch, Held, Log, Owner};
 use crate::base::few::Few;
 use crate::base::ids::{Epoch, Offset, PartitionId};
@@ -133,8 +134,23 @@ impl<I: Io> Owner<I> {
         answers
     }
 
+    /// As `answer_all`; if that is less than `watch` waits for, it is told of all that comes.
+    pub async fn answer_or_watch(
+        self: &Rc<Self>,
+        parts: &[FetchPart],
+        bytes_max: usize,
+        watch: &Arc<FetchWatch>,
+    ) -> Few<FetchedPart> {
+        let found = self.answer_all(parts, bytes_max).await;
+        let is_met = watch.is_met_by(found.iter().map(FetchedPart::bytes).sum());
+        if !is_met && !found.iter().any(FetchedPart::is_error) {
+            self.watch_all(parts, Watcher { watch: watch.clone(), core: self.core() });
+        }
+        found
+    }
+
     /// Registers `watch` with the parts and counts what is there already.
-    pub fn watch_all(&self, parts: &[FetchPart], watch: &Arc<FetchWatch>) {
+    fn watch_all(&self, parts: &[FetchPart], watch: Watcher) {
         for part in parts {
             let is_unknown = self.image().topic_by_number(part.partition.topic).is_none();
             if is_unknown || self.is_offline() {
