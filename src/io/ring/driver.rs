@@ -14,6 +14,7 @@
 //!       future that asked for it.
 //!   V2  A dropped future's operation is cancelled; a descriptor that it yields all the same is
 //!       closed.
+//!   V3  A poke wakes its peer, by the ring or, if that fails, by the counter.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
@@ -22,6 +23,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -37,6 +39,10 @@ const ENTRIES: u32 = 512;
 const COMPLETIONS: u32 = 8192;
 /// Marks completions that nobody waits for.
 const NOBODY: u64 = u64::MAX;
+/// Marks what is said of a poke, beside the peer's number.
+const POKE: u64 = 1 << 63;
+/// Pokes wait for so many tasks of this core at most: they wake a core that sleeps.
+const POKE_TASKS_MAX: u32 = 4;
 
 /// What an operation needs to stay alive until it completes.
 #[derive(Default)]
@@ -65,6 +71,32 @@ pub struct Driver {
     dirty: Cell<bool>,
     /// Woken when an operation is queued; unused where the executor looks by itself.
     bell: RefCell<Option<Waker>>,
+    /// Those whose rings were poked, in the order of the first time.
+    peers: RefCell<Vec<Arc<Peer>>>,
+    /// Tasks that ran since a poke was queued, if one is.
+    poked: Cell<Option<u32>>,
+}
+
+/// How other threads wake the one that sleeps in a ring.
+pub struct Peer {
+    /// The ring, a number only: who is gone has closed it.
+    ring: RawFd,
+    /// A counter that the ring reads.
+    event: OwnedFd,
+}
+
+impl Peer {
+    /// From any thread.
+    pub fn wake(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the call reads 8 bytes. It fails only if the counter is full, and then the one
+        // who reads it is awake.
+        unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    pub fn event(&self) -> &OwnedFd {
+        &self.event
+    }
 }
 
 impl Driver {
@@ -81,7 +113,51 @@ impl Driver {
             slots: RefCell::new(Slab::new()),
             dirty: Cell::new(false),
             bell: RefCell::new(None),
+            peers: RefCell::default(),
+            poked: Cell::new(None),
         }))
+    }
+
+    /// What wakes this ring's thread, by way of `event` where it must be.
+    pub fn as_peer(&self, event: OwnedFd) -> Peer {
+        Peer { ring: self.ring.borrow().as_raw_fd(), event }
+    }
+
+    /// Wakes a ring's thread with the next submission, which `tend_pokes` or the next round is: it
+    /// costs neither of them a system call of its own. False if that cannot be said here.
+    pub fn poke(&self, peer: &Arc<Peer>) -> bool {
+        let Ok(mut ring) = self.ring.try_borrow_mut() else { return false };
+        let mut peers = self.peers.borrow_mut();
+        let known = peers.iter().position(|known| Arc::ptr_eq(known, peer));
+        let number = known.unwrap_or_else(|| {
+            peers.push(peer.clone());
+            peers.len() - 1
+        });
+        let entry = opcode::MsgRingData::new(types::Fd(peer.ring), 0, NOBODY, None)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(POKE | number as u64);
+        // SAFETY: the entry holds no pointers.
+        if unsafe { ring.submission().push(&entry) }.is_err() {
+            return false;
+        }
+        drop((ring, peers));
+        self.poked.set(self.poked.get().or(Some(0)));
+        self.mark_dirty();
+        true
+    }
+
+    /// A task has run: pokes that have waited for several go out.
+    pub fn tend_pokes(&self) {
+        let Some(tasks) = self.poked.get() else { return };
+        self.poked.set(Some(tasks + 1));
+        if tasks + 1 >= POKE_TASKS_MAX {
+            self.poked.set(None);
+            let mut ring = self.ring.borrow_mut();
+            // What is not taken now goes with the next round.
+            drop(ring.submit());
+            self.dirty.set(!ring.submission().is_empty());
+        }
     }
 
     /// Lets the kernel signal `event` whenever a completion waits.
@@ -145,6 +221,7 @@ impl Driver {
         let mut ring = self.ring.borrow_mut();
         ring.completion().disable_eventfd();
         self.dirty.set(false);
+        self.poked.set(None);
         let queued = u32::try_from(ring.submission().len()).unwrap_or(0);
         // SAFETY: entering with GETEVENTS passes no pointers.
         let entered = unsafe {
@@ -165,6 +242,7 @@ impl Driver {
     pub fn park(&self, timeout: Option<Duration>) {
         let mut ring = self.ring.borrow_mut();
         self.dirty.set(false);
+        self.poked.set(None);
         let entered = match timeout {
             None => ring.submitter().submit_and_wait(1),
             Some(timeout) => {
@@ -190,10 +268,19 @@ impl Driver {
         }
         let mut slots = self.slots.borrow_mut();
         for completion in ring.completion() {
-            if completion.user_data() != NOBODY {
-                complete(&mut slots, completion.user_data(), completion.result());
+            match completion.user_data() {
+                NOBODY => {}
+                poke if poke & POKE != 0 => self.wake_otherwise(poke & !POKE),
+                key => complete(&mut slots, key, completion.result()),
             }
         }
+    }
+
+    /// A poke has failed.
+    fn wake_otherwise(&self, number: u64) {
+        let peers = self.peers.borrow();
+        let peer = usize::try_from(number).ok().and_then(|number| peers.get(number));
+        peer.inspect(|peer| peer.wake());
     }
 
     /// Operations in flight; for tests of leaks.
@@ -307,4 +394,44 @@ fn outcome(result: i32) -> io::Result<u32> {
 /// A raw descriptor for an entry whose `Keep` holds the owner.
 pub fn fd(descriptor: &impl AsRawFd) -> types::Fd {
     types::Fd(descriptor.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poke_that_the_ring_refuses_wakes_by_the_counter() {
+        let driver = Driver::new().expect("a ring");
+        let no_ring = std::fs::File::open("/dev/null").expect("it is there");
+        // SAFETY: the call takes no pointers; its descriptor is owned at once.
+        let event = own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) });
+        let peer = Arc::new(Peer { ring: no_ring.as_raw_fd(), event });
+        assert!(driver.poke(&peer));
+        driver.round();
+        let mut counter = [0_u8; 8];
+        // SAFETY: the kernel writes at most 8 bytes into the counter.
+        let read = unsafe {
+            libc::read(peer.event.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len())
+        };
+        assert_eq!((read, u64::from_ne_bytes(counter)), (8, 1));
+    }
+
+    #[test]
+    fn pokes_go_out_before_many_tasks_have_run() {
+        let driver = Driver::new().expect("a ring");
+        let sleeper = Driver::new().expect("a ring");
+        // SAFETY: the call takes no pointers; its descriptor is owned at once.
+        let event = own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
+        let peer = Arc::new(sleeper.as_peer(event));
+        assert!(driver.poke(&peer));
+        for _ in 1..POKE_TASKS_MAX {
+            driver.tend_pokes();
+            assert!(!driver.ring.borrow_mut().submission().is_empty());
+        }
+        driver.tend_pokes();
+        assert!(driver.ring.borrow_mut().submission().is_empty());
+        // Returns at once, or never.
+        sleeper.park(None);
+    }
 }

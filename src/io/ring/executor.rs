@@ -2,7 +2,7 @@
 //!
 //!     wakes on this thread ──► ready ──► run each once ──► alarms due ──► round, or park if idle
 //!     wakes on others ──► woken ──┘                                          │
-//!            └── eventfd, if parked ─────────────────────────────────────────┘
+//!            └── a message to the ring, if parked ───────────────────────────┘
 //!
 //! glommio passes through three rings of its own in every lap and issues a barrier to all cores
 //! whenever it parks: at 10,000 small writes a second that were 17 `io_uring_enter` and 1.2
@@ -14,29 +14,33 @@
 //!   X1  A task runs on the thread that spawned it; a wake elsewhere only queues it.
 //!   X2  No wake is lost: whoever queues from another thread looks at `is_parked` after that, and
 //!       the loop looks at the queue after it has set `is_parked`, both in one total order.
-//!   X3  A lap runs each task that was ready at its start once, then looks at alarms and
-//!       completions: tasks that wake themselves starve nobody.
+//!   X3  A lap runs each task that was ready at its start once, then looks at alarms, and at
+//!       completions once `ROUND_WITHIN` has passed: tasks that wake themselves starve nobody.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_task::Runnable;
 use crossbeam_queue::SegQueue;
 use io_uring::opcode;
 
 use super::Clock;
-use super::driver::{Driver, Keep, fd};
+use super::driver::{Driver, Keep, Peer, fd};
 use super::slow;
 use crate::base::time::Instant;
+
+/// What was queued goes to the kernel within this time and a lap: several laps share a system call.
+const ROUND_WITHIN: Duration = Duration::from_micros(20);
 
 thread_local! {
     /// The executor of this thread.
@@ -61,18 +65,19 @@ struct Remote {
     /// At most one entry a task: a task that is queued already is not queued again.
     woken: SegQueue<Runnable>,
     is_parked: AtomicBool,
-    event: OwnedFd,
+    peer: Arc<Peer>,
 }
 
 impl Remote {
-    fn wake(&self, runnable: Runnable) {
+    /// `here` is the executor of this thread, if it has one.
+    fn wake(&self, runnable: Runnable, here: Option<&Executor>) {
         self.woken.push(runnable);
         fence(Ordering::SeqCst);
         if self.is_parked.load(Ordering::Relaxed) && self.is_parked.swap(false, Ordering::SeqCst) {
-            let one = 1_u64.to_ne_bytes();
-            // SAFETY: the call reads 8 bytes. It fails only if the counter is full, and then the
-            // executor is awake.
-            unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+            let is_told = here.is_some_and(|here| here.driver.poke(&self.peer));
+            if !is_told {
+                self.peer.wake();
+            }
         }
     }
 }
@@ -147,6 +152,8 @@ pub async fn yield_once() {
 
 impl Executor {
     fn new(clock: Clock) -> io::Result<Rc<Executor>> {
+        let driver = Driver::new()?;
+        let peer = Arc::new(driver.as_peer(new_event()?));
         Ok(Rc::new(Executor {
             ready: RefCell::default(),
             alarms: RefCell::default(),
@@ -154,9 +161,9 @@ impl Executor {
             remote: Arc::new(Remote {
                 woken: SegQueue::new(),
                 is_parked: AtomicBool::new(false),
-                event: new_event()?,
+                peer,
             }),
-            driver: Driver::new()?,
+            driver,
             clock,
             is_watched: slow::is_watched(),
         }))
@@ -178,10 +185,15 @@ impl Executor {
     }
 
     fn run(self: &Rc<Self>, is_over: &Cell<bool>) {
+        let mut entered = self.clock.now();
         while !is_over.get() {
             self.lap();
             if !self.ready.borrow().is_empty() {
-                self.in_ring(|driver| driver.round_if_due());
+                let now = self.clock.now();
+                if now - entered >= ROUND_WITHIN {
+                    self.in_ring(|driver| driver.round_if_due());
+                    entered = now;
+                }
                 continue;
             }
             self.remote.is_parked.store(true, Ordering::SeqCst);
@@ -192,7 +204,10 @@ impl Executor {
                 self.in_ring(|driver| driver.park(timeout));
             }
             self.remote.is_parked.store(false, Ordering::Relaxed);
+            entered = self.clock.now();
         }
+        // Others may sleep until what was queued for them is known.
+        self.driver.round();
     }
 
     fn in_ring(&self, enter: impl FnOnce(&Driver)) {
@@ -213,6 +228,7 @@ impl Executor {
         for _ in 0..ready {
             let Some(runnable) = self.ready.borrow_mut().pop_front() else { return };
             runnable.run();
+            self.driver.tend_pokes();
         }
     }
 
@@ -237,7 +253,7 @@ impl Executor {
         let mut counter = Box::new([0_u8; 8]);
         loop {
             let length = u32::try_from(counter.len()).unwrap_or(0);
-            let event = fd(&self.remote.event);
+            let event = fd(self.remote.peer.event());
             let entry = opcode::Read::new(event, counter.as_mut_ptr(), length).build();
             let keep = Keep { counter: Some(counter), ..Keep::default() };
             // SAFETY: the counter is boxed, owned by `keep`; the event lives as long as the ring.
@@ -258,14 +274,18 @@ fn schedule(remote: &Arc<Remote>, runnable: Runnable) {
     let mut held = Some(runnable);
     // The variable is gone while the thread ends: nothing runs here any more.
     let _ = HERE.try_with(|here| {
-        if let Some(executor) = &*here.borrow()
-            && Arc::ptr_eq(&executor.remote, remote)
+        if let Some(here) = &*here.borrow()
+            && let Some(runnable) = held.take()
         {
-            executor.ready.borrow_mut().extend(held.take());
+            if Arc::ptr_eq(&here.remote, remote) {
+                here.ready.borrow_mut().push_back(runnable);
+            } else {
+                remote.wake(runnable, Some(here));
+            }
         }
     });
     if let Some(runnable) = held {
-        remote.wake(runnable);
+        remote.wake(runnable, None);
     }
 }
 
