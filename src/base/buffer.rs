@@ -88,8 +88,6 @@ struct Mapping {
 
 // SAFETY: a `Mapping` is the only owner of its pages; nothing about them is bound to a thread.
 unsafe impl Send for Mapping {}
-// SAFETY: a shared `Mapping` gives no access to its bytes.
-unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(bytes: usize) -> Option<Mapping> {
