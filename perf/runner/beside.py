@@ -9,6 +9,7 @@ it does falls on both sides.
 
 import contextlib
 import json
+import shutil
 import signal
 import statistics
 import threading
@@ -45,6 +46,25 @@ def running(scenario, broker, tool, lead, folder):
             raise RuntimeError(f"the load beside ended before the other:\n{child.last_words()}")
     finally:
         child.stop()
+
+
+@contextlib.contextmanager
+def kept(scenario, broker, tool, folder):
+    """Has the broker of a load that runs apart take in records meanwhile: it would read as fast as
+    it can otherwise."""
+    if not scenario.apart:
+        yield
+        return
+    folder = Path(folder) / "apart"
+    folder.mkdir(exist_ok=True)
+    child = tool.start(words(scenario.apart), broker.port, scenario.seconds + MORE_SECONDS, folder)
+    try:
+        yield
+        if not child.is_running():
+            raise RuntimeError(f"the load apart ended before the others:\n{child.last_words()}")
+    finally:
+        child.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Turns:

@@ -13,6 +13,8 @@ A file of `perf/scenarios/` holds
     beside     a load that runs while the measured one does, and is not measured itself
     beside_turns  seconds for which that runs and stands by turns: the seconds with it are put
                beside those without it
+    apart      a load for a second broker of the same kind, to which `fill` and `beside` are put
+               then: what these move is the machine's doing, not the measured broker's
     brokers    the brokers that it is asked of, if not all
     settings   of the brokers, by Kafka's names: "log.retention.ms=60000"
     variants   tables of what differs, by name: each broker has a turn as above, and one for each
@@ -40,7 +42,7 @@ LISTS = {
     "settings": lambda value: isinstance(value, str) and "=" in value,
 }
 # What a variant may say.
-VARIED = ("load", "beside", "beside_turns", "settings")
+VARIED = ("load", "beside", "beside_turns", "apart", "settings")
 
 
 class Refused(Exception):
@@ -62,6 +64,7 @@ class Scenario:
     warm: str = ""
     beside: str = ""
     beside_turns: float = 0
+    apart: str = ""
     brokers: tuple = BROKERS
     settings: tuple = ()
     variants: dict = field(default_factory=dict)
@@ -78,7 +81,7 @@ class Scenario:
 
     def created(self):
         """The topics of all loads, in turn, with their numbers of partitions."""
-        for load in filter(None, (self.fill, self.warm, self.beside, self.load)):
+        for load in filter(None, (self.fill, self.warm, self.beside, self.apart, self.load)):
             yield from topics(words(load))
 
     def shortened(self, seconds):
@@ -155,7 +158,7 @@ def _fits(key, value, wanted):
 
 
 def _rules(scenario):
-    every = (scenario.load, scenario.fill, scenario.warm, scenario.beside)
+    every = (scenario.load, scenario.fill, scenario.warm, scenario.beside, scenario.apart)
     loads = [load for load in every if load]
     own = ("--bootstrap", "--duration", "--warm-up", "--json", "--html", "--hdr-log")
     yield scenario.question.endswith("?"), "`question` is no question"
@@ -167,6 +170,7 @@ def _rules(scenario):
     )
     yield scenario.seconds > 0, "`seconds` is above 0"
     yield not scenario.beside_turns or bool(scenario.beside), "`beside_turns` is about `beside`"
+    yield not scenario.apart or bool(scenario.beside), "`apart` is about `beside`"
     yield not scenario.restart or bool(scenario.fill), "`restart` comes after `fill`"
     yield not scenario.fill_gb or bool(scenario.fill), "`fill_gb` is about `fill`"
 

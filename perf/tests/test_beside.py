@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from runner import beside, child, tool
+from runner import beside, child, tool, turn
 from runner.scenario import Refused, judged
 
 FILLED = {"question": "Is it?", "load": "consume", "fill": "produce"}
@@ -74,6 +74,36 @@ class Beside(unittest.TestCase):
             if beside.state(turns.changes, at + 0.2, at - 0.2) not in (runs, None)
         ]
         self.assertEqual(wrong, [])
+
+    def test_a_load_apart_has_a_broker_of_its_own(self):
+        told = FILLED | {"beside": "consume --topic old", "apart": "produce --topic kept"}
+        one, log = judged("x", told | {"seconds": 600}), Path(self.folder) / "corelog.log"
+        brokers = [mock.MagicMock(name=name, port=port) for name, port in (("a", 1), ("b", 2))]
+        for broker in brokers:
+            broker.__enter__.return_value = broker
+        ports = {}
+
+        class Tool(self.Tool):
+            lead_seconds = 0
+
+            def run(self, load, port, seconds, warm_up, folder):
+                ports.setdefault(" ".join(load), port)
+                return super().run(load, port, seconds, warm_up, folder)
+
+            def start(self, load, port, seconds, folder):
+                ports[" ".join(load)] = port
+                return super().start(load, port, seconds, folder)
+
+        usage = mock.Mock()
+        usage.of.return_value.since.return_value = {"cpu_s": 1}
+        with mock.patch.object(turn, "Broker", side_effect=brokers), \
+                mock.patch.object(turn, "Usage", usage):
+            turn.take(one, mock.Mock(), Tool(self.folder, seconds=600), self.folder, log.parent)
+        expected = {"produce": 2, "consume": 1, "consume --topic old": 2, "produce --topic kept": 2}
+        self.assertEqual(ports, expected)
+        self.assertFalse((log.parent / "apart").exists())
+        with self.assertRaisesRegex(Refused, "apart"):
+            judged("x", FILLED | {"apart": "produce"})
 
     def test_turns_are_about_a_load_beside(self):
         with self.assertRaisesRegex(Refused, "beside_turns"):
