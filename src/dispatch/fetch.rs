@@ -46,11 +46,12 @@ impl<I: Io> Dispatch<I> {
         }
         let (watch, wait) = self.watches.begin(plan.bytes_min.try_into().unwrap_or(u64::MAX));
         self.look(&plan, Some(&watch), CoreSet::ALL, &mut found).await;
-        let bytes = found.iter().map(FetchedPart::bytes).sum();
-        if watch.is_met_by(bytes) || found.iter().any(FetchedPart::is_error) {
+        let is_met = watch.is_met_by(found.iter().map(FetchedPart::bytes).sum());
+        // Whose wait ends is used again if nobody else knows of it.
+        drop(watch);
+        if is_met || found.iter().any(FetchedPart::is_error) {
             return cut(&plan, found);
         }
-        drop(watch);
         let timer = std::pin::pin!(self.owner.io().sleep_until(plan.deadline));
         let fired = std::pin::pin!(wait.fired());
         let either = futures_util::future::select(fired, timer);
