@@ -4,13 +4,15 @@
 //!     | group 1 | group 2 | damaged ... | group 5 |        group 5 names group 4: two are lost
 //!                         | filler 4     |        ► new    what is lost is told in a new group
 //!
-//! A filler has the number of the last lost group and holds what of the lost ones is sound.
+//! A filler has the number of the last lost group and holds what of the lost ones is sound. Where
+//! groups are lost in several files, each of these gets a filler.
 //! Blocking, for `corelog repair`.
 //!
 //! Invariants
 //!   M1  Sound groups are not touched, and neither is a journal in which nothing was surely durable
 //!       behind the first bad place: that is a torn write, which recovery drops by itself.
 //!   M2  What is planned is what is written, and it is planned before anything is written.
+//!   M3  Nothing of lost groups is left behind a filler: to recovery it would prove another loss.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,8 +41,8 @@ pub struct Break {
     pub flaw: String,
     /// What the directories of lost groups name, and one past the last offset, where it is known.
     pub named: Vec<(Entry, Option<Offset>)>,
-    /// Of those, what is sound.
-    kept: Vec<(Entry, Vec<u8>)>,
+    /// Of those, what is sound, by the number of its file.
+    kept: BTreeMap<u64, Vec<(Entry, Vec<u8>)>>,
     /// The groups before and behind, by their place in the chain.
     before: Option<usize>,
     behind: usize,
@@ -89,20 +91,25 @@ impl Survey {
         for number in numbers.iter().filter(|number| **number >= first) {
             let path = files::path(directory, *number);
             let start = number * file_bytes;
-            let mut newest = None;
+            let (mut newest, mut hidden) = (None, None);
             let mut note = |met: Met<'_>| match met {
                 Met::Group { position, header } => {
                     let is_ours = header.journal_id == journal_id;
                     newest = (is_ours && header.address == start + position).then_some(header);
                     if let Some(header) = newest {
-                        groups.insert(header.sequence, Group { header, is_sound: true });
+                        let before =
+                            groups.insert(header.sequence, Group { header, is_sound: true });
+                        hidden = before.filter(|group| group.is_sound);
                     }
                 }
                 Met::Damage { position, .. } => {
                     if let Some(header) = newest.filter(|h| h.address == start + position)
                         && let Some(group) = groups.get_mut(&header.sequence)
+                        && group.header.address == header.address
                     {
                         group.is_sound = false;
+                        // A filler with the number of a lost group that is left behind it.
+                        *group = hidden.take().unwrap_or(*group);
                     }
                 }
                 Met::Entry { .. } | Met::Gap { .. } => {}
@@ -191,7 +198,8 @@ impl Survey {
         };
         let file = files::path(&self.directory, place / self.file_bytes);
         let position = place % self.file_bytes;
-        let (mut named, mut kept) = (Vec::new(), Vec::new());
+        let mut named = Vec::new();
+        let mut kept: BTreeMap<u64, Vec<_>> = BTreeMap::new();
         let reached = last.map_or(0, |last| last.sequence);
         let lost = groups.range(reached + 1..next.sequence).filter(|(_, group)| {
             (from..next.address).contains(&group.header.address) && !group.is_sound
@@ -199,9 +207,9 @@ impl Survey {
         for (_, group) in lost {
             let bytes = self.read(&group.header)?;
             named.extend(group.header.named(&bytes));
-            for (entry, _, body) in group.header.entries(&bytes).flatten() {
-                kept.push((entry, body.to_vec()));
-            }
+            let sound = group.header.entries(&bytes).flatten();
+            let sound = sound.map(|(entry, _, body)| (entry, body.to_vec()));
+            kept.entry(group.header.address / self.file_bytes).or_default().extend(sound);
         }
         let flaw = flaw_at(&file, position);
         Ok(Break { file, position, flaw, named, kept, before, behind })
@@ -220,7 +228,7 @@ impl Survey {
     pub fn replay(&self, visit: &mut dyn FnMut(Replayed<'_>)) -> Result<(), String> {
         for (at, group) in self.chain.iter().enumerate() {
             for broken in self.breaks.iter().filter(|broken| broken.behind == at) {
-                for (entry, body) in &broken.kept {
+                for (entry, body) in broken.kept.values().flatten() {
                     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
                     let location = Location { address: group.header.address, length };
                     visit(Replayed { entry: *entry, location, body });
@@ -262,25 +270,7 @@ impl Survey {
     fn fill(&self, broken: &Break) -> Result<Vec<Patch>, String> {
         let last = broken.before.and_then(|at| self.chain.get(at)).map(|group| group.header);
         let next = self.chain.get(broken.behind).ok_or("a break is in front of a group")?.header;
-        let from = last.map_or(self.first * self.file_bytes, |l| l.address + u64::from(l.length));
-        let number = |address: u64| address / self.file_bytes;
-        let end_of_file = (number(from) + 1) * self.file_bytes;
-        // Where each filler begins, and how far it may reach.
-        let mut places = Vec::new();
-        if number(from) == number(next.address) {
-            places.push((from, next.address));
-        } else {
-            if next.address == end_of_file || last.is_none() {
-                places.push((from, end_of_file));
-            }
-            for middle in number(from) + 1..number(next.address) {
-                places.push((middle * self.file_bytes, (middle + 1) * self.file_bytes));
-            }
-            let start = number(next.address) * self.file_bytes;
-            if start < next.address {
-                places.push((start, next.address));
-            }
-        }
+        let places = self.places(last, next)?;
         let count = places.len();
         let in_front = next.previous.saturating_sub(count as u64);
         let mut previous = last.map_or(in_front, |last| last.sequence);
@@ -289,17 +279,80 @@ impl Survey {
         for (at, (address, limit)) in places.into_iter().enumerate() {
             let is_last = at + 1 == count;
             let sequence = if is_last { next.previous } else { previous + 1 };
-            let kept: &[_] = if is_last { &broken.kept } else { &[] };
-            let reaches = number(address) == number(next.address);
+            let kept = broken.kept.get(&(address / self.file_bytes));
+            let kept = kept.map(Vec::as_slice).unwrap_or_default();
+            let reaches = address / self.file_bytes == next.address / self.file_bytes;
             let length = if reaches { limit - address } else { bytes_of(kept) };
             if sequence <= previous || bytes_of(kept) > length || address + length > limit {
                 return Err(self.hopeless(&broken.file));
             }
             let ids = (sequence, previous, flushed);
-            patches.push(self.group(address, length, ids, kept)?);
+            let mut patch = self.group(address, length, ids, kept)?;
+            let end = self.left_until(address + length, limit)?;
+            let bytes = usize::try_from(end - address).map_err(|_| self.hopeless(&broken.file))?;
+            patch.bytes.resize(bytes, 0);
+            patches.push(patch);
             previous = sequence;
         }
         Ok(patches)
+    }
+
+    /// Where fillers between two groups begin, one in each file, and how far each may reach.
+    fn places(
+        &self,
+        last: Option<GroupHeader>,
+        next: GroupHeader,
+    ) -> Result<Vec<(u64, u64)>, String> {
+        let from = last.map_or(self.first * self.file_bytes, |l| l.address + u64::from(l.length));
+        let first = from / self.file_bytes;
+        let end_of_file = ((first + 1) * self.file_bytes).min(next.address);
+        let starts = (first + 1..).map(|number| number * self.file_bytes);
+        let mut places: Vec<(u64, u64)> = starts
+            .take_while(|start| *start < next.address)
+            .map(|start| (start, next.address.min(start + self.file_bytes)))
+            .collect();
+        // A file that ended well lacks nothing, and may leave no number for a filler.
+        let lost = last.map_or(u64::MAX, |last| next.previous.saturating_sub(last.sequence));
+        let is_one_more = lost > places.len() as u64;
+        let lacks = places.is_empty()
+            || last.is_none()
+            || (is_one_more && self.left_until(from, end_of_file)? > from);
+        if lacks {
+            places.insert(0, (from, end_of_file));
+        }
+        Ok(places)
+    }
+
+    /// Where the last block between two places of a file ends with which a group of this journal
+    /// seems to begin, or which cannot be read.
+    fn left_until(&self, from: u64, limit: u64) -> Result<u64, String> {
+        if from >= limit {
+            return Ok(from);
+        }
+        let path = files::path(&self.directory, from / self.file_bytes);
+        let told = |error: io::Error| format!("cannot read {}: {error}", path.display());
+        let mut file = match Around::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(from),
+            opened => opened.map_err(told)?,
+        };
+        let start = from - from % self.file_bytes;
+        let (mut left, mut at) = (from, from);
+        let mut block = vec![0; BLOCK_BYTES];
+        while at + BLOCK <= limit.min(start + file.length()) {
+            let position = at - start;
+            file.read_exact_at(&mut block, position).map_err(told)?;
+            // As recovery looks at it; what the file held before it was used again is no group.
+            let is_group = GroupHeader::journal_of(&block) == Some(self.journal_id)
+                && match GroupHeader::read(&block) {
+                    Ok(header) => header.address == at,
+                    Err(flaw) => matches!(flaw, Flaw::NewerVersion(_)),
+                };
+            at += BLOCK;
+            if is_group || file.is_unread(position, position + BLOCK) {
+                left = at;
+            }
+        }
+        Ok(left)
     }
 
     /// A new group behind the last one.
