@@ -370,6 +370,11 @@ impl<I: Io> Journal<I> {
         [state.write_since, state.flush_since, state.prepare_since].into_iter().flatten().min()
     }
 
+    /// Whether appenders of records wait in `room`.
+    pub fn has_appenders_waiting(&self) -> bool {
+        !self.inner.state.borrow().room_queue.is_empty()
+    }
+
     /// As `fail`, where the disk does not even answer: `close` does not wait for it either.
     pub fn abandon(&self, why: &str) {
         let mut state = self.inner.state.borrow_mut();

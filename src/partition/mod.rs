@@ -71,6 +71,7 @@ use rustc_hash::FxBuildHasher;
 use crate::base::buffer::Arena;
 use crate::base::ids::{CoreId, Epoch, PartitionId, TopicNumber};
 use crate::base::line::Line;
+use crate::base::time::Instant;
 use crate::config::TopicConfig;
 use crate::io::Io;
 use crate::io::pace::ReadPace;
@@ -124,8 +125,8 @@ pub struct Owner<I: Io> {
     unwritten: unwritten::Unwritten,
     reserve: reserve::Reserve,
     scrubbing: scrub::Scrubbing,
-    /// Somebody looks whether the directory can be used at all.
-    doubting: Cell<bool>,
+    /// Since when somebody tries whether the directory can be used at all.
+    trial_since: Cell<Option<Instant>>,
     /// Nothing more is drained or cleaned up.
     stopping: Cell<bool>,
     growth: RefCell<pacing::Growth>,
@@ -183,7 +184,7 @@ impl<I: Io> Owner<I> {
             unwritten,
             reserve,
             scrubbing: scrub::Scrubbing::default(),
-            doubting: Cell::new(false),
+            trial_since: Cell::new(None),
             stopping: Cell::new(false),
             growth: RefCell::new(growth),
             early: early::Early::default(),

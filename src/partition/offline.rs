@@ -14,7 +14,10 @@
 //!   X3  A disk that does not answer is as bad as one that fails, after a time: a directory in
 //!       which the journal, or a reader of a backlog, waits longer is taken out of use. Where there
 //!       is no other, that is told, and what waits goes on waiting.
+//!   X4  Appenders that wait while the journal has nothing to write wait for whoever makes room. A
+//!       drain's or a compaction's writes may take long, so a trial tells whether the disk answers.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
@@ -32,6 +35,15 @@ const TRIAL: &str = "trial";
 
 /// How often it is looked whether the disk answers, in the time that it is given.
 const LOOKS: u32 = 8;
+
+/// A trial that may be given up while it waits.
+struct Trial<'a>(&'a Cell<Option<Instant>>);
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
+}
 
 /// Waits for the failure of the core's directory.
 pub(super) async fn run<I: Io>(owner: Rc<Owner<I>>) {
@@ -54,6 +66,9 @@ pub(super) async fn watch<I: Io>(owner: Rc<Owner<I>>) {
     while !owner.journal.has_ended() {
         owner.io.sleep(limit / LOOKS).await;
         let since = owner.waits_since();
+        if since.is_none() && owner.journal.has_appenders_waiting() {
+            owner.try_disk();
+        }
         if since != waits && looks >= LOOKS && is_alone {
             tracing::info!("the disk of {} answers again", owner.journal.directory().display());
         }
@@ -81,7 +96,15 @@ impl<I: Io> Owner<I> {
     /// Since when the disk has not answered.
     fn waits_since(&self) -> Option<Instant> {
         let read = self.read_pace.waits_since();
-        self.journal.waits_since().into_iter().chain(read).min()
+        let others = read.into_iter().chain(self.trial_since.get());
+        self.journal.waits_since().into_iter().chain(others).min()
+    }
+
+    /// Begins a trial, whose end nobody waits for (X4).
+    fn try_disk(self: &Rc<Self>) {
+        let owner = self.clone();
+        // What fails is found out by those who have something to write.
+        self.io.spawn("trial", async move { drop(owner.try_write().await) });
     }
 
     /// Whether the core's directory has failed.
@@ -115,13 +138,10 @@ impl<I: Io> Owner<I> {
     pub(super) async fn doubt_directory(&self, error: &io::Error) {
         let is_of_device = error.raw_os_error().is_some() || !is_own(error);
         let is_alone = self.shared.directories().count() == 1;
-        if is_alone || !is_of_device || self.is_offline() || self.doubting.replace(true) {
+        if is_alone || !is_of_device || self.is_offline() {
             return;
         }
-        let path = self.journal.directory().join(TRIAL);
-        let tried = self.try_write(path).await;
-        self.doubting.set(false);
-        match tried {
+        match self.try_write().await {
             Err(failed) if !is_passing(&failed) => {
                 self.give_up_directory(&format!("a read failed ({error}), and a write ({failed})"));
             }
@@ -129,7 +149,17 @@ impl<I: Io> Owner<I> {
         }
     }
 
-    async fn try_write(&self, path: PathBuf) -> io::Result<()> {
+    /// Writes something and removes it again, unless somebody does that already.
+    async fn try_write(&self) -> io::Result<()> {
+        if self.trial_since.get().is_some() {
+            return Ok(());
+        }
+        self.trial_since.set(Some(self.io.now()));
+        let _under_way = Trial(&self.trial_since);
+        self.write_trial(self.journal.directory().join(TRIAL)).await
+    }
+
+    async fn write_trial(&self, path: PathBuf) -> io::Result<()> {
         let file = match self.io.open(&path, OpenHow::CreateNew).await {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.io.open(&path, OpenHow::Existing).await?

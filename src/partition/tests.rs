@@ -1,6 +1,6 @@
 //! One core of two, in the simulator: what is another's is left alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,9 +33,14 @@ fn journal_settings() -> journal::Settings {
 
 /// Core 0 of a node of two, with nothing on its disk.
 async fn first_of_two(io: SimIo) -> Rc<Owner<SimIo>> {
-    let data = PathBuf::from("/data");
-    io.create_directory(&data).expect("a new disk");
-    let directories = Directories::new([data], 2);
+    first_of_two_across(io, &["/data"]).await
+}
+
+async fn first_of_two_across(io: SimIo, directories: &[&str]) -> Rc<Owner<SimIo>> {
+    for directory in directories {
+        io.create_directory(Path::new(directory)).expect("a new disk");
+    }
+    let directories = Directories::new(directories.iter().map(PathBuf::from), 2);
     let shared = Arc::new(Shared::new(Arc::new(BrokerConfig::default()), 2, directories));
     let arena = Arena::new(ARENA_BYTES);
     let recovered = recover(io.clone(), arena.clone(), journal_settings()).await;
@@ -147,6 +152,43 @@ fn whoever_reads_a_backlog_beside_writes_gets_twice_what_is_written() {
         assert!(offset < 900, "there was enough to read");
         assert!(given as f64 > 1.8 * written as f64, "{given} bytes beside {written}");
     });
+}
+
+/// X4 of `offline`: a drain's write hung, appenders waited for the drain, and nobody noticed, since
+/// the journal had nothing to write meanwhile.
+#[test]
+fn a_disk_that_hangs_while_appenders_wait_for_a_drain_is_taken_out_of_use() {
+    static VALUE: [u8; 16_000] = [b'v'; 16_000];
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// So slow that nothing is drained early.
+    const EVERY: Duration = Duration::from_millis(200);
+    let world = World::new(1);
+    let node = world.node();
+    let io = node.core(0);
+    let owner = world.block_on(first_of_two_across(io.clone(), &["/data", "/more"]));
+    owner.shared().publish(image_with("topic", 4, 1));
+    let partition = PartitionId { topic: TopicNumber(4), index: 0 };
+    assert_eq!(owner.shared().owner_of(partition), owner.core());
+    // As a drain does whose write hangs.
+    let _held = owner.journal().hold(0);
+    let answer = Rc::new(Cell::new(ErrorCode::NONE));
+    let (writer, told) = (owner.clone(), answer.clone());
+    io.clone().spawn("writer", async move {
+        while told.get() == ErrorCode::NONE {
+            io.sleep(EVERY).await;
+            told.set(append_of(&writer, partition, &VALUE).await.0);
+        }
+    });
+    let until = |what: &dyn Fn() -> bool, why: &str| {
+        let ran = world.run_until(world.now() + PATIENCE, what);
+        ran.unwrap_or_else(|stuck| panic!("{why}: {stuck}"));
+    };
+    until(&|| owner.journal().has_appenders_waiting(), "nobody waits for the drain");
+    assert_eq!(owner.journal().waits_since(), None, "the journal has nothing to write");
+    node.disk().set_hung(Path::new("/data"), true);
+    until(&|| answer.get() != ErrorCode::NONE, "nobody tells the writer that the disk hangs");
+    assert_eq!(answer.get(), ErrorCode::KAFKA_STORAGE_ERROR);
+    assert!(owner.is_offline());
 }
 
 fn commit() -> Request {
