@@ -63,15 +63,6 @@ impl Buddies {
         self.tell_above(node, order);
     }
 
-    /// Gives back the second half of a part that is taken, of `order`, which is not a leaf.
-    pub fn halve(&mut self, leaf: usize, order: u8) {
-        let node = (LEAVES + leaf) >> order;
-        debug_assert_eq!(self.largest[node], 0, "U2: it is taken");
-        self.largest[2 * node] = 0;
-        self.largest[2 * node + 1] = order;
-        self.tell_above(2 * node, order - 1);
-    }
-
     /// Mends what the nodes above `node`, of `order`, tell.
     fn tell_above(&mut self, mut node: usize, order: u8) {
         for below in order + 1..=WHOLE {
@@ -105,22 +96,9 @@ mod tests {
         assert_eq!((parts.largest(), parts.take(0)), (None, None));
     }
 
-    #[test]
-    fn a_part_gives_back_its_second_half() {
-        let mut parts = Buddies::new();
-        assert_eq!(parts.take(WHOLE), Some(0));
-        parts.halve(0, WHOLE);
-        parts.halve(0, WHOLE - 1);
-        assert_eq!(parts.take(WHOLE - 2), Some(LEAVES / 4));
-        assert_eq!(parts.take(WHOLE - 1), Some(LEAVES / 2));
-        assert_eq!(parts.largest(), None);
-        parts.give_back(0, WHOLE - 2);
-        assert_eq!(parts.largest(), Some(WHOLE - 2));
-    }
-
     /// What is done, of which order, to which part.
     fn step() -> impl Strategy<Value = (u8, u8, prop::sample::Index)> {
-        (0..4_u8, 0..=WHOLE, any::<prop::sample::Index>())
+        (0..3_u8, 0..=WHOLE, any::<prop::sample::Index>())
     }
 
     proptest! {
@@ -137,10 +115,6 @@ mod tests {
                     0 if !taken.is_empty() => {
                         let (leaf, order) = taken.swap_remove(at);
                         parts.give_back(leaf, order);
-                    }
-                    1 if taken.get(at).is_some_and(|part| part.1 > 0) => {
-                        parts.halve(taken[at].0, taken[at].1);
-                        taken[at].1 -= 1;
                     }
                     _ => {
                         let size = 1 << order;

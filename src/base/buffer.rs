@@ -314,22 +314,6 @@ impl AlignedBuffer {
         self.length = length;
     }
 
-    /// Gives back the memory that its length does not need, as far as halves go.
-    pub fn trim(&mut self) {
-        let Some(memory) = &mut self.memory else { return };
-        let Home::Chunk(key, leaf) = memory.home else { return };
-        let needed = self.length.max(ALIGNMENT).next_power_of_two();
-        if needed == memory.capacity {
-            return;
-        }
-        let mut shared = self.arena.lock();
-        while memory.capacity > needed {
-            shared.change(key, |chunk| chunk.parts.halve(leaf, order(memory.capacity)));
-            memory.capacity /= 2;
-            shared.taken -= memory.capacity;
-        }
-    }
-
     /// Appends `data` if it fits; says whether it did.
     #[must_use]
     pub fn extend(&mut self, data: &[u8]) -> bool {
@@ -431,24 +415,6 @@ mod tests {
         let thread = std::thread::spawn(move || bytes.len());
         assert_eq!(thread.join().ok(), Some(3));
         assert_eq!(arena.taken(), 0);
-    }
-
-    #[test]
-    fn trimming_gives_back_what_is_not_needed_and_nothing_else() {
-        let arena = Arena::new(64 << 10);
-        let mut buffer = arena.take(16 << 10).expect("within the budget");
-        buffer.fill(7);
-        buffer.set_len(5000);
-        buffer.trim();
-        assert_eq!((buffer.len(), buffer.capacity(), arena.taken()), (5000, 8192, 8192));
-        let mut others: Vec<_> = (0..14).map_while(|_| arena.take(4096)).collect();
-        assert_eq!(others.len(), 14, "the budget is used up");
-        for other in &mut others {
-            other.fill(9);
-        }
-        assert!(buffer.iter().all(|byte| *byte == 7));
-        drop(buffer);
-        assert!(arena.take(8192).is_some());
     }
 
     /// Every second MiB stays: no chunk is free, and each larger buffer needs another one.

@@ -104,7 +104,6 @@ impl Filling {
         header.seal(&mut self.buffer, &self.directory);
         self.directory.clear();
         state.spare_directory = self.directory;
-        self.buffer.trim();
         let memory = self.buffer.capacity();
         let bytes = self.buffer.freeze();
         Sealed { sequence: self.sequence, address: self.address, bytes, memory }
