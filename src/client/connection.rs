@@ -293,6 +293,10 @@ fn dial(address: &str) -> Result<TcpStream, Failure> {
     let mut why = "the name has no address".to_string();
     for place in places {
         match TcpStream::connect_timeout(&place, CONNECT_TIME) {
+            // Linux connects a socket to itself if the port it picked is the one asked for.
+            Ok(stream) if stream.local_addr().is_ok_and(|own| own == place) => {
+                why = in_words(&std::io::ErrorKind::ConnectionRefused.into());
+            }
             Ok(stream) => return Ok(stream),
             Err(error) => why = in_words(&error),
         }

@@ -2,13 +2,15 @@
 //! fetched for the Java tools: a plain listener, and one that wants TLS, a certificate and SASL.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+
+use crate::node::is_listened_at;
 
 /// A user that the node knows, with the password beside it.
 pub const USER: (&str, &str) = ("ann", "s3cret");
@@ -61,8 +63,7 @@ impl Kafka {
         let mut kafka = Kafka { child, plain: address(plain), secure: address(secure), folder };
         let patience = Instant::now() + Duration::from_secs(120);
         // It opens its listeners one after the other.
-        let is_closed = |address: &String| TcpStream::connect(address).is_err();
-        while is_closed(&kafka.plain) || is_closed(&kafka.secure) {
+        while !is_listened_at(&kafka.plain) || !is_listened_at(&kafka.secure) {
             assert_eq!(kafka.child.try_wait().expect("a child"), None, "Kafka ended");
             assert!(Instant::now() < patience, "Kafka does not listen");
             std::thread::sleep(Duration::from_millis(100));

@@ -27,7 +27,7 @@ impl Node {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
         let mut node = Node { child, address, folder };
         let patience = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(&node.address).is_err() {
+        while !is_listened_at(&node.address) {
             assert_eq!(node.child.try_wait().expect("a child"), None, "the node ended");
             assert!(Instant::now() < patience, "the node does not listen");
             std::thread::sleep(Duration::from_millis(10));
@@ -39,6 +39,13 @@ impl Node {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Whether somebody listens at `address`. Linux lets a client's own port be the one that it connects
+/// to, if nobody else has it, and gives it a connection to itself.
+pub fn is_listened_at(address: &str) -> bool {
+    let stream = TcpStream::connect(address);
+    stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }
 
 impl Drop for Node {

@@ -68,6 +68,11 @@ pub async fn connect(io: &RingIo, address: SocketAddr) -> io::Result<RingStream>
         Keep { descriptor: Some(descriptor.clone()), address: Some(target), ..Keep::default() };
     // SAFETY: the address is boxed, owned by `keep`.
     unsafe { io.driver().submit(entry, keep) }.await.0?;
+    let own = SockRef::from(&descriptor).local_addr()?.as_socket();
+    // Linux connects a socket to itself if the port it picked is the one asked for.
+    if own == Some(address) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     Ok(RingStream::new(io, descriptor, address))
 }
 
