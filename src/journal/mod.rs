@@ -498,6 +498,12 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow().tail.newer_part()
     }
 
+    /// Has the oldest groups leave the memory until they have given up `bytes`; false if none was
+    /// there.
+    pub fn shorten_tail(&self, bytes: usize) -> bool {
+        self.inner.state.borrow_mut().tail.shorten(bytes)
+    }
+
     /// Durable bytes, from memory or from the file; `location` may be any range within one file.
     pub async fn read(&self, location: Location) -> std_io::Result<Bytes> {
         if let Some(bytes) = self.tail(location) {

@@ -59,6 +59,13 @@ impl Tail {
         oldest.is_some()
     }
 
+    /// Drops the oldest groups until those dropped held `bytes`; false if there was none.
+    pub fn shorten(&mut self, bytes: usize) -> bool {
+        let (left, count) = (self.bytes.saturating_sub(bytes), self.groups.len());
+        while self.bytes > left && self.forget_oldest() {}
+        self.groups.len() < count
+    }
+
     /// The bytes at `location`, if one group here holds them all.
     pub fn get(&self, location: Location) -> Option<Bytes> {
         let after = self.groups.partition_point(|group| group.address <= location.address);

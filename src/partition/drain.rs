@@ -120,7 +120,7 @@ pub async fn run<I: Io>(owner: Rc<Owner<I>>) {
     loop {
         let seen = owner.journal.file_number();
         while owner.is_filling() || owner.is_oldest_moved() {
-            match owner.drain_oldest().await {
+            match owner.drain_in_room().await {
                 Ok(true) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!("old journal files are drained again");
@@ -193,7 +193,7 @@ impl<I: Io> Owner<I> {
     }
 
     /// Makes the oldest files free; false if there is none but the one being written.
-    async fn drain_oldest(&self) -> io::Result<bool> {
+    pub(super) async fn drain_oldest(&self) -> io::Result<bool> {
         let Some(mut file) = self.journal.oldest() else { return Ok(false) };
         let file_bytes = self.journal.file_bytes();
         let began = self.io.now();

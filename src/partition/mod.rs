@@ -51,6 +51,7 @@ mod salvage;
 mod scrub;
 mod settle;
 mod shared;
+mod shortage;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -122,6 +123,7 @@ pub struct Owner<I: Io> {
     storage_turn: Rc<Line>,
     read_pace: Rc<ReadPace<I>>,
     ahead: ahead::Ahead,
+    shortage: shortage::Shortage,
     unwritten: unwritten::Unwritten,
     reserve: reserve::Reserve,
     scrubbing: scrub::Scrubbing,
@@ -181,6 +183,7 @@ impl<I: Io> Owner<I> {
             storage_turn: Rc::default(),
             read_pace,
             ahead: ahead::Ahead::default(),
+            shortage: shortage::Shortage::default(),
             unwritten,
             reserve,
             scrubbing: scrub::Scrubbing::default(),

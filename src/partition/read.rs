@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::shortage::is_shortage;
 use super::unwritten::Room;
 use super::watch::Watcher;
 use super::{Extent, FetchWatch, Held, Log, Owner};
@@ -90,11 +91,14 @@ pub struct FetchedPart {
     pub records: Few<Bytes>,
     /// Counts the records as long as they are not written.
     pub held: Option<Held>,
+    /// There are records, but no memory to read them.
+    pub is_short: bool,
 }
 
 impl FetchedPart {
     fn failed(error: ErrorCode) -> FetchedPart {
-        FetchedPart { error, high_watermark: -1, log_start: -1, records: Few::new(), held: None }
+        let (high_watermark, log_start, records) = (-1, -1, Few::new());
+        FetchedPart { error, high_watermark, log_start, records, held: None, is_short: false }
     }
 
     /// The owner core has stopped.
@@ -126,8 +130,9 @@ impl<I: Io> Owner<I> {
             let room = self.unwritten.room();
             left = left.min(room.bytes());
             let mut answer = self.read(part, left, is_first && room != Room::Nothing).await;
-            is_first &= answer.bytes() == 0;
-            left = left.saturating_sub(answer.bytes());
+            is_first &= answer.bytes() == 0 && !answer.is_short;
+            // Nor is there memory for the others.
+            left = if answer.is_short { 0 } else { left.saturating_sub(answer.bytes()) };
             self.unwritten.hold(&mut answer, room);
             answers.push(answer);
         }
@@ -185,9 +190,9 @@ impl<I: Io> Owner<I> {
                 answer.high_watermark = log.borrow().high_watermark();
                 answer.records = records;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::OutOfMemory => {
-                // The core's budget is spent: an empty answer slows the client down.
-                self.ahead.clear();
+            Err(error) if is_shortage(&error) => {
+                self.bear_shortage(part.partition).await;
+                answer.is_short = true;
             }
             Err(_) if log.borrow().log_start() > part.offset => {
                 return FetchedPart::failed(ErrorCode::OFFSET_OUT_OF_RANGE);
@@ -219,8 +224,9 @@ impl<I: Io> Owner<I> {
         if !(log_start..=high_watermark).contains(&part.offset) {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
-        let (error, records) = (ErrorCode::NONE, Few::new());
-        let answer = FetchedPart { error, high_watermark, log_start, records, held: None };
+        let (error, records, is_short) = (ErrorCode::NONE, Few::new(), false);
+        let answer =
+            FetchedPart { error, high_watermark, log_start, records, held: None, is_short };
         Ok((answer, log.filter(|_| part.offset < high_watermark)))
     }
 

@@ -37,13 +37,21 @@ async fn first_of_two(io: SimIo) -> Rc<Owner<SimIo>> {
 }
 
 async fn first_of_two_across(io: SimIo, directories: &[&str]) -> Rc<Owner<SimIo>> {
+    first_of_two_with(io, directories, journal_settings()).await
+}
+
+async fn first_of_two_with(
+    io: SimIo,
+    directories: &[&str],
+    settings: journal::Settings,
+) -> Rc<Owner<SimIo>> {
     for directory in directories {
         io.create_directory(Path::new(directory)).expect("a new disk");
     }
     let directories = Directories::new(directories.iter().map(PathBuf::from), 2);
     let shared = Arc::new(Shared::new(Arc::new(BrokerConfig::default()), 2, directories));
     let arena = Arena::new(ARENA_BYTES);
-    let recovered = recover(io.clone(), arena.clone(), journal_settings()).await;
+    let recovered = recover(io.clone(), arena.clone(), settings).await;
     let recovered = recovered.unwrap_or_else(|error| panic!("an empty disk: {error}"));
     Owner::start(io, arena, shared, recovered)
 }
@@ -189,6 +197,56 @@ fn a_disk_that_hangs_while_appenders_wait_for_a_drain_is_taken_out_of_use() {
     until(&|| answer.get() != ErrorCode::NONE, "nobody tells the writer that the disk hangs");
     assert_eq!(answer.get(), ErrorCode::KAFKA_STORAGE_ERROR);
     assert!(owner.is_offline());
+}
+
+/// Y1 of `shortage`: what was drained found no memory between the groups of the tail.
+#[test]
+fn a_drain_finds_memory_as_long_as_recent_records_hold_some() {
+    let world = World::new(1);
+    let io = world.node().core(0);
+    world.block_on(async {
+        let settings = journal::Settings { tail_bytes_max: 4 << 20, ..journal_settings() };
+        let owner = first_of_two_with(io.clone(), &["/data"], settings).await;
+        owner.shared().publish(image_with("topic", 4, 1));
+        let partition = PartitionId { topic: TopicNumber(4), index: 0 };
+        let mut others = Vec::new();
+        for count in 0..1000 {
+            let (error, offset) = append_of(&owner, partition, &[b'v'; 16_000]).await;
+            assert_eq!((error, offset), (ErrorCode::NONE, count), "more than the journal holds");
+            if count == 150 {
+                // Somebody else has all of it but what the tail holds.
+                others.extend(std::iter::from_fn(|| owner.arena.take(4096)));
+            }
+        }
+    });
+}
+
+/// Y2 of `shortage`: it was answered empty at once, and came back at once.
+#[test]
+fn a_reader_for_whom_there_is_no_memory_waits_and_gets_it_later() {
+    let world = World::new(1);
+    let io = world.node().core(0);
+    world.block_on(async {
+        let owner = first_of_two(io.clone()).await;
+        owner.shared().publish(image_with("topic", 4, 1));
+        let partition = PartitionId { topic: TopicNumber(4), index: 0 };
+        for _ in 0..50 {
+            assert_eq!(append_of(&owner, partition, &[b'v'; 16_000]).await.0, ErrorCode::NONE);
+        }
+        let fetch = async || {
+            let part = FetchPart { partition, offset: 0, bytes_max: 16_000, leader_epoch: -1 };
+            let answers = owner.answer_all(&[part, part], 1 << 20).await;
+            assert!(answers.iter().all(|answer| answer.error == ErrorCode::NONE));
+            answers.iter().map(FetchedPart::bytes).sum::<usize>()
+        };
+        let others: Vec<_> = std::iter::from_fn(|| io.arena().take(4096)).collect();
+        let began = io.now();
+        assert_eq!(fetch().await, 0, "there is none");
+        let once = Duration::from_millis(20)..Duration::from_millis(40);
+        assert!(once.contains(&(io.now() - began)), "for both parts");
+        drop(others);
+        assert!(fetch().await > 16_000);
+    });
 }
 
 fn commit() -> Request {

@@ -9,7 +9,8 @@
 //!
 //! Invariants
 //!   M1  A joined batch is given only if it is the one that is due and its CRC is right; otherwise
-//!       it is read from its beginning, and what is wrong is found there.
+//!       it is read from its beginning, and what is wrong is found there. So it is where there is
+//!       no memory to join it in, which recent records may hold all of.
 
 use std::io;
 
@@ -84,7 +85,7 @@ impl<I: Io> Store<I> {
         let start = segment.start();
         let length = within(start + behind, self.window_bytes(bytes_max)).max(missing);
         let window = self.read_paced(&file, start + behind, length, start + end).await?;
-        let Some(batch) = self.join(&due, (&rest, &window), left)? else { return Ok(None) };
+        let Some(batch) = self.join(&due, (&rest, &window), left) else { return Ok(None) };
         let Ok((bytes, next)) = due.take_verified(&batch) else { return Ok(None) };
         let others = window.slice(bytes - rest.len()..);
         let (mut spans, mut cache) = (self.spans.borrow_mut(), self.cache.borrow_mut());
@@ -105,24 +106,18 @@ impl<I: Io> Store<I> {
     }
 
     /// The batch that is due, of which the first part is the beginning and the second one holds the
-    /// end; `None` if it does not.
-    fn join(
-        &self,
-        due: &Due,
-        (beginning, window): (&Bytes, &Bytes),
-        left: u64,
-    ) -> io::Result<Option<Bytes>> {
+    /// end; `None` if it does not, or if there is no memory.
+    fn join(&self, due: &Due, (beginning, window): (&Bytes, &Bytes), left: u64) -> Option<Bytes> {
         let both = beginning.iter().chain(window.iter());
         let header: Vec<u8> = both.take(HEADER_BYTES).copied().collect();
         let bytes = due.whole_batch(&header, left).unwrap_or(0);
         let end = bytes.checked_sub(beginning.len()).and_then(|missing| window.get(..missing));
-        let Some(end) = end else { return Ok(None) };
-        let refused = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let mut joined = self.arena.take(bytes).ok_or_else(refused)?;
+        let end = end?;
+        let mut joined = self.arena.take(bytes)?;
         joined.set_len(0);
         for part in [&beginning[..], end] {
             fill(&mut joined, part);
         }
-        Ok(Some(joined.freeze()))
+        Some(joined.freeze())
     }
 }

@@ -520,6 +520,27 @@ fn a_batch_that_a_read_cuts_off_is_not_read_again() {
     }
 }
 
+/// M1 of `seam`: the memory in which batches are joined is that of recent records, of which small
+/// groups once left no piece large enough. Each read of a backlog failed then, for ever.
+#[test]
+fn whoever_reads_a_backlog_gets_on_without_memory_to_join_what_was_cut_off() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let io = prepare(&world.node());
+        let mut model = Model::new();
+        world.block_on(async {
+            let writing = store(&io);
+            while model.segment.bytes < 4 << 20 {
+                grow(&writing, &world, &mut model).await.expect("a sound disk");
+            }
+            let arena = Arena::new(ARENA_BYTES);
+            let _others: Vec<_> = std::iter::from_fn(|| arena.take(4096)).collect();
+            let reading = Store::new(io.clone(), arena, PathBuf::from("/data/segments"));
+            model.check(&reading, &world).await;
+        });
+    }
+}
+
 /// N3: whoever comes while a block is read takes it from that read, at whatever offset they begin.
 #[test]
 fn readers_of_one_block_at_the_same_time_cost_one_read() {
