@@ -25,8 +25,8 @@ use super::Io;
 use crate::base::line::Line;
 use crate::base::time::Instant;
 
-/// What is read at a time among writes, and otherwise. A larger piece keeps whoever stands behind it
-/// longer, smaller ones are more that a write may stand behind.
+/// What is read at a time among writes, and otherwise. A larger piece keeps whoever stands behind
+/// it longer, smaller ones are more that a write may stand behind.
 const PIECE_BYTES_BESIDE: usize = 128 << 10;
 const PIECE_BYTES: usize = 1 << 20;
 /// Records that come less often than this meet a read of `PIECE_BYTES` now and then.

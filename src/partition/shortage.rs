@@ -1,6 +1,6 @@
-//! What is done where the core's memory is in use. Readers have memory of their own. What is drained
-//! shares the tail's, where recent records make room for it, the oldest first: they are in the
-//! journal's files as well.
+//! What is done where the core's memory is in use. Readers have memory of their own. What is
+//! drained shares the tail's, where recent records make room for it, the oldest first: they are in
+//! the journal's files as well.
 //!
 //! Lives on: every core.
 //!
@@ -8,7 +8,8 @@
 //!   Y1  A drain gets its memory as long as the tail has any, however that lies in the arena's
 //!       chunks.
 //!   Y2  A reader for whom there is none is answered after `PAUSE`, so that it does not come back
-//!       at once to have the disk read for nothing, and the log tells of it every `SILENCE` at most.
+//!       at once to have the disk read for nothing, and the log tells of it every `SILENCE` at
+//!       most.
 
 use std::cell::Cell;
 use std::io;
