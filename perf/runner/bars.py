@@ -103,9 +103,14 @@ def _storage():
         yield Bar(f"produce {name}, beside draining / without it", moved, still, 1.2)
     for scenario, rate in (("isolation", "10,000/s"), ("isolation-2k", "2,000/s")):
         for kind in ("produce", "e2e"):
-            for figure, name in (("usual_p99", "p99 of a second, median"), ("p99", "p99")):
-                what = f"{kind} {name}, {rate}, beside a reader of a backlog / without it, by turns"
-                yield Bar(what, (scenario, "corelog", f"{kind}_{figure}_moved"), None, 1.2)
+            what = f"{kind} {{}}, {rate}, beside a reader of a backlog / without it"
+            # Not only the ratio that was seen: all that it may be in truth.
+            for figure, name in (
+                ("usual_p99_moved_most", "p99 of a second, median, 19 of 20 times below"),
+                ("p99_moved", "p99"),
+            ):
+                moved = (scenario, "corelog", f"{kind}_{figure}")
+                yield Bar(what.format(name), moved, None, 1.2)
         # Records come in at 10 MB/s and less: whoever is behind catches up.
         received = (scenario, "corelog", "beside_received_mb_per_s")
         yield Bar(f"a reader of a backlog beside {rate} gets", received, None, 20, False, "MB/s")

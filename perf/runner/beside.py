@@ -1,14 +1,17 @@
 """A load beside the measured one: throughout, or by turns, so that one run tells with and without.
 
-    the load beside     runs ──── stands ── runs ──── stands ── …        by SIGSTOP and SIGCONT
-    seconds measured    . w w w . o o o o . w w w . o o o o .            . is a change: not counted
+    the load beside     runs ──── stands ──│─ stands ── runs ────│─ …    by SIGSTOP and SIGCONT
+    seconds measured    . w w w . o o o o .│. o o o o . w w w w .│ …     . is a change: not counted
 
 Between two runs a shared machine moves a p99 more than the load beside does; within one run, what
-it does falls on both sides.
+it does falls on both sides. Turns come in pairs, each in random order: what the machine does every
+few seconds, or over minutes, is then no part of the ratio but of its spread, which is taken from
+the pairs by drawing them anew (Efron, Bootstrap Methods, 1979).
 """
 
 import contextlib
 import json
+import random
 import shutil
 import signal
 import statistics
@@ -25,6 +28,9 @@ MORE_SECONDS = 30
 # So much later than a change the clocks of runner and load tool may see it.
 SLACK_SECONDS = 0.3
 MEASURED = {"produce": "latency_us", "e2e": "delivery_us"}
+# Pairs of turns are drawn anew so often; the shares of the draws below `least` and `most`.
+DRAWS = 2000
+ENDS = {"least": 0.05, "most": 0.95}
 
 
 @contextlib.contextmanager
@@ -88,17 +94,17 @@ class Turns:
         self.child.signal(signal.SIGCONT)
 
     def _take(self):
-        runs, before = True, None
-        while True:
+        ran, before, pair = False, None, []
+        while not self.over.is_set():
             now, usage = time.time(), Usage.of(self.broker_pid)
-            if before and not runs:
+            if ran:
                 self.read.append(usage.since(before)["disk_read_mb"] / (usage.at - before.at))
-            self.child.signal(signal.SIGCONT if runs else signal.SIGSTOP)
-            self.changes.append((now, runs))
-            before, runs = usage, not runs
-            if self.over.wait(self.seconds):
-                self.changes.append((time.time(), None))
-                return
+            pair = pair or random.sample((True, False), 2)
+            before, ran = usage, pair.pop()
+            self.child.signal(signal.SIGCONT if ran else signal.SIGSTOP)
+            self.changes.append((now, ran))
+            self.over.wait(self.seconds)
+        self.changes.append((time.time(), None))
 
     def figures(self, report):
         """How the load beside moved the p99, what it received itself while it ran, and how fast the
@@ -113,24 +119,46 @@ class Turns:
 
 def moved(changes, origin, intervals):
     """What the load beside did to the p99, in milliseconds with it and without it, and as a ratio:
-    of the median second, and of all records. `changes` are (time, does it run), `origin` is the
-    time from which the intervals count."""
+    of the median second, and of all records. `changes` are (time, does it run), two by two in
+    pairs; `origin` is the time from which the intervals count."""
     figures = {}
     for kind, measured in MEASURED.items():
-        sides = {True: [], False: []}
+        pairs = {}
         for one in intervals:
             end = origin + one["at"]
-            runs = state(changes, end - one["seconds"], end)
-            if runs is not None and one.get("phase") == "measured" and one.get(measured):
-                sides[runs].append(one[measured])
-        if not all(sides.values()):
+            turn = turn_of(changes, end - one["seconds"], end)
+            if turn is not None and one.get("phase") == "measured" and one.get(measured):
+                pair = pairs.setdefault(turn // 2, {True: [], False: []})
+                pair[changes[turn][1]].append(one[measured])
+        # A pair of which one half was not measured would tilt the comparison.
+        pairs = [pair for pair in pairs.values() if all(pair.values())]
+        if not pairs:
             continue
+        figures[f"{kind}_turns"] = len(pairs)
         for name, p99 in (("usual_p99", usual), ("p99", p99_of_all)):
-            beside, alone = (p99(sides[runs]) / 1e3 for runs in (True, False))
+            beside, alone = (p99(side(pairs, runs)) / 1e3 for runs in (True, False))
             figures[f"{kind}_beside_{name}_ms"] = beside
             figures[f"{kind}_alone_{name}_ms"] = alone
             figures[f"{kind}_{name}_moved"] = beside / alone
+        for end, value in ends(pairs).items():
+            figures[f"{kind}_usual_p99_moved_{end}"] = value
     return figures
+
+
+def side(pairs, runs):
+    """The seconds of all pairs with the load beside, or without."""
+    return [one for pair in pairs for one in pair[runs]]
+
+
+def ends(pairs):
+    """Between what the ratio of the p99 of the median second lies, as far as these pairs can tell:
+    19 of 20 times above `least`, and as often below `most`."""
+    draw = random.Random(len(pairs))
+    ratios = sorted(
+        usual(side(drawn, True)) / usual(side(drawn, False))
+        for drawn in (draw.choices(pairs, k=len(pairs)) for _ in range(DRAWS))
+    )
+    return {end: ratios[int(share * DRAWS)] for end, share in ENDS.items()}
 
 
 def usual(seconds):
@@ -171,6 +199,8 @@ def received(report, changes, begin):
                if end - one["seconds"] >= begin and state(changes, end - one["seconds"], end)]
     if not seconds or not run["consume"]["records"]:
         return {}
+    if not any(one["received"] for one in seconds[-3:]):
+        raise RuntimeError("the load beside had nothing left to read: `fill_gb` is too small")
     records = sum(one["received"] for one in seconds)
     size = run["consume"]["bytes"] / run["consume"]["records"]
     length = sum(one["seconds"] for one in seconds)
@@ -179,7 +209,13 @@ def received(report, changes, begin):
 
 def state(changes, begin, end):
     """Whether the load ran from `begin` to `end`; None if not throughout the one or the other."""
-    for (since, runs), (until, _) in zip(changes, changes[1:]):
+    turn = turn_of(changes, begin, end)
+    return None if turn is None else changes[turn][1]
+
+
+def turn_of(changes, begin, end):
+    """The place in `changes` of the turn within which `begin` and `end` lie, if they do."""
+    for turn, ((since, _), (until, _)) in enumerate(zip(changes, changes[1:])):
         if since + SLACK_SECONDS <= begin and end <= until - SLACK_SECONDS:
-            return runs
+            return turn
     return None

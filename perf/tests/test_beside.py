@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import tempfile
 import time
 import unittest
@@ -110,15 +111,18 @@ class Beside(unittest.TestCase):
             judged("x", FILLED | {"beside_turns": 2})
 
     def test_seconds_with_the_load_are_put_beside_those_without(self):
-        changes = [(100, True), (104, False), (108, True), (112, None)]
-        slow = {101.0: 9, 102.5: 6, 103.5: 4, 110.0: 4, 106.0: 2, 107.0: 2}
+        changes = [(100, True), (104, False), (108, True), (112, False), (116, True), (120, None)]
+        slow = {101.0: 9, 102.5: 6, 103.5: 4, 110.0: 4, 106.0: 2, 107.0: 2, 114.0: 2}
         intervals = [interval(at - 100, 1e3 * p99) for at, p99 in slow.items()]
         # Of a second of both, of one near a change, and of the warm-up, nothing is said.
         intervals += [interval(4.5, 1e6), interval(7.9, 1e6), interval(6, 1e6, "warm-up")]
+        # Nor of half a pair.
+        intervals += [interval(18, 1e6)]
         found = beside.moved(changes, 100, intervals)
         usual = [found[f"produce_{name}"] for name in
                  ("beside_usual_p99_ms", "alone_usual_p99_ms", "usual_p99_moved")]
         self.assertEqual(usual, [4, 2, 2])
+        self.assertEqual(found["produce_turns"], 2)
         self.assertAlmostEqual(found["produce_alone_p99_ms"], 2)
         self.assertTrue(4 < found["produce_beside_p99_ms"] < 6)
         self.assertEqual(beside.moved(changes[:2], 100, intervals), {})
@@ -136,6 +140,36 @@ class Beside(unittest.TestCase):
         turns.changes = [(95, True), (104, False), (108, True), (112, None)]
         found = turns.figures({"began_ms": 100_000, "runs": [{"intervals": []}]})
         self.assertEqual(found, {"beside_received_mb_per_s": 0.2})
+        for one in intervals:
+            one["received"] = 0
+        path.write_text(json.dumps(report))
+        with self.assertRaisesRegex(RuntimeError, "fill_gb"):
+            turns.figures({"began_ms": 100_000, "runs": [{"intervals": []}]})
+
+    def test_the_ends_hold_what_is_true_nineteen_of_twenty_times(self):
+        chance, true, below, above = random.Random(7), 1.5, 0, 0
+
+        def seconds(p99):
+            return [interval(1, p99 * chance.lognormvariate(0, 0.4))["latency_us"]]
+
+        with mock.patch.object(beside, "DRAWS", 100):
+            for _ in range(200):
+                # What the machine does to both halves of a pair is no part of the ratio.
+                drift = (chance.lognormvariate(0, 0.2) for _ in range(40))
+                ends = beside.ends([{True: seconds(true * one), False: seconds(one)}
+                                    for one in drift])
+                below += ends["least"] > true
+                above += ends["most"] < true
+        self.assertTrue(2 <= below <= 20 and 2 <= above <= 20, (below, above))
+
+    def test_turns_come_in_pairs_of_random_order(self):
+        told, broker = mock.Mock(beside_turns=0.001), mock.Mock(pid=os.getpid())
+        with beside.Turns(mock.Mock(), broker.pid, told, Path(self.folder)) as turns:
+            while len(turns.changes) < 64:
+                time.sleep(0.001)
+        states = [runs for _, runs in turns.changes[:64]]
+        pairs = set(zip(states[::2], states[1::2]))
+        self.assertEqual(pairs, {(True, False), (False, True)})
 
     def test_the_p99_of_all_is_between_those_of_the_parts(self):
         fast, slow = (interval(1, p99)["latency_us"] for p99 in (1e3, 9e3))
