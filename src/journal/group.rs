@@ -176,6 +176,18 @@ impl<I: Io> State<I> {
         }
     }
 
+    /// A group without entries, where there is room that nobody else may need.
+    pub(super) fn closing_group(&mut self, inner: &Inner<I>) -> Option<Filling> {
+        if !self.has_room_to_spare(0, &inner.settings) {
+            return None;
+        }
+        self.start_group(inner, 0).ok()?;
+        let group = self.filling.take()?;
+        self.space.head = group.address + group.bytes() as u64;
+        self.pending_bytes += group.bytes();
+        Some(group)
+    }
+
     fn start_group(&mut self, inner: &Inner<I>, body: usize) -> Result<(), Refusal> {
         let bytes = group_bytes(body, 1);
         // Under load a group grows as large as the one before it, and growing copies.

@@ -269,7 +269,8 @@ struct State<I: Io> {
     /// Bytes filling, waiting or in flight.
     pending_bytes: usize,
     durable: Position,
-    /// The last group whose write has returned.
+    /// The last group that the journal was opened with, and the last whose write has returned.
+    reached: Mark,
     written: Mark,
     /// The last group that survives a power loss; behind `written` in mode `replicated`.
     flushed: Mark,
@@ -659,6 +660,7 @@ impl<I: Io> Inner<I> {
             waiting: VecDeque::new(),
             pending_bytes: 0,
             durable: Position(recovered.next_sequence - 1),
+            reached,
             written: reached,
             flushed: reached,
             write_since: None,

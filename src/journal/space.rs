@@ -252,6 +252,14 @@ impl<I: Io> State<I> {
         end > self.space.file_end() - RESERVE_BYTES_MAX.min(file_bytes / RESERVE_SHARE)
     }
 
+    /// Whether an entry of `body` bytes has a place at once, and draining and decisions all that is
+    /// kept for them.
+    pub(super) fn has_room_to_spare(&self, body: usize, settings: &Settings) -> bool {
+        let leaves = Purpose::Records.leaves(self.space.file_bytes);
+        let left = self.left_behind(body, settings.group_bytes_max);
+        !self.is_reserved(bytes_alone(body), settings) && left.is_some_and(|left| left >= leaves)
+    }
+
     /// Allocated bytes behind an entry of `body` bytes, if it has a place at once.
     fn left_behind(&self, body: usize, group_bytes_max: usize) -> Option<u64> {
         let space = &self.space;

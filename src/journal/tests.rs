@@ -257,7 +257,7 @@ fn a_torn_last_group_is_dropped_and_never_comes_back() {
         append_all(&journal, 20, 21).await;
         let head = journal.head();
         append_all(&journal, 40, 41).await;
-        journal.close().await;
+        // A closed one would say that this was durable.
         head
     });
     let path = files::path(&settings.directory, 0);
@@ -300,7 +300,7 @@ fn a_closed_journal_refuses_and_ends_those_who_wait() {
         });
         journal.close().await;
         let (than, end) = receive.await.expect("the waiter ends");
-        assert_eq!(than, appended.position);
+        assert!(than >= appended.position, "the closing group may have come behind it");
         assert!(end.to_string().contains("closed"), "{end}");
         assert!(journal.is_closed());
         assert_eq!(journal.append(entry(2), b"late", |_| {}), Err(Refusal::Closed));

@@ -7,6 +7,8 @@
 //!   W3  A journal that a failed write has poisoned flushes what was written before: in mode
 //!       `replicated` it was acknowledged. A failed flush is not tried again, since its success
 //!       would prove nothing.
+//!   W4  After a clean end with space left, damage to any group with entries is told from a torn
+//!       end: a later group proves it.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -158,7 +160,23 @@ async fn finish<I: Io>(inner: &Rc<Inner<I>>) {
     if behind {
         flush(inner).await;
     }
+    prove(inner).await;
     let mut state = inner.state.borrow_mut();
     state.closed = true;
     state.wake_watchers();
+}
+
+/// Ends the journal with a group without entries, which says that those before it are flushed: none
+/// of them can be taken for a torn one (W4).
+async fn prove<I: Io>(inner: &Rc<Inner<I>>) {
+    let group = {
+        let mut state = inner.state.borrow_mut();
+        if state.poisoned.is_some() || state.written == state.reached {
+            return;
+        }
+        state.closing_group(inner)
+    };
+    if let Some(group) = group {
+        write(inner, group).await;
+    }
 }

@@ -1,6 +1,7 @@
 //! What crashes and decay leave behind, made by hand on the files of a real journal.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,15 +54,32 @@ fn groups(settings: &Settings) -> Vec<(u64, u64, GroupHeader)> {
 /// Appends `from..to` with a body each of `bytes`, one group after the other being sealed while
 /// the one before is in flight, and closes.
 fn fill(settings: &Settings, from: u32, to: u32, bytes: usize) -> Vec<u32> {
-    with_journal(settings.clone(), move |_, journal, replayed| async move {
-        let journal = journal.expect("opened");
-        for index in from..to {
-            let body = vec![index.to_le_bytes()[0]; bytes];
-            journal.room(body.len()).await.expect("room");
-            journal.append(entry(index), &body, |_| {}).expect("accepted");
+    filled(settings, from..to, bytes, true)
+}
+
+/// As `fill`, but the journal ends as in a crash after the last group is durable.
+fn fill_and_die(settings: &Settings, from: u32, to: u32, bytes: usize) -> Vec<u32> {
+    filled(settings, from..to, bytes, false)
+}
+
+fn filled(settings: &Settings, indices: Range<u32>, bytes: usize, closes: bool) -> Vec<u32> {
+    with_journal(settings.clone(), move |_, journal, replayed| {
+        let indices = indices.clone();
+        async move {
+            let journal = journal.expect("opened");
+            let mut last = Position(0);
+            for index in indices {
+                let body = vec![index.to_le_bytes()[0]; bytes];
+                journal.room(body.len()).await.expect("room");
+                last = journal.append(entry(index), &body, |_| {}).expect("accepted").position;
+            }
+            if closes {
+                journal.close().await;
+            } else {
+                journal.wait_durable(last).await.expect("durable");
+            }
+            replayed.into_iter().map(|(index, _)| index).collect()
         }
-        journal.close().await;
-        replayed.into_iter().map(|(index, _)| index).collect()
     })
 }
 
@@ -81,7 +99,7 @@ fn reopen(settings: &Settings) -> Result<Vec<(u32, Vec<u8>)>, String> {
 fn damage_to_the_last_but_one_group_is_never_taken_for_a_torn_tail() {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let settings = settings(directory.path());
-    fill(&settings, 0, 8, 200 << 10);
+    fill_and_die(&settings, 0, 8, 200 << 10);
     let groups = groups(&settings);
     assert_eq!(groups.len(), 8, "every entry has a group of its own");
     let (number, position, _) = groups[6];
@@ -89,6 +107,41 @@ fn damage_to_the_last_but_one_group_is_never_taken_for_a_torn_tail() {
     let message = reopen(&settings).expect_err("acknowledged records are damaged");
     assert!(message.contains(&format!("at byte {position}")), "{message}");
     assert!(message.contains("entry 0"), "{message}");
+}
+
+#[test]
+fn after_a_clean_end_damage_to_the_last_records_is_no_torn_tail_either() {
+    for flush in [Flush::EveryGroup, LATE] {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let settings = Settings { flush, ..settings(directory.path()) };
+        fill(&settings, 0, 8, 200 << 10);
+        let groups = groups(&settings);
+        let entries: Vec<u32> = groups.iter().map(|(.., header)| header.entries).collect();
+        assert_eq!(entries, [1, 1, 1, 1, 1, 1, 1, 1, 0]);
+        let file = file_of(&settings, 0);
+        // Of the closing group itself nothing is lost.
+        let mut closing = [0];
+        let (_, position, _) = groups[8];
+        file.read_exact_at(&mut closing, position + 20).expect("readable");
+        file.write_all_at(&[closing[0] ^ 4], position + 20).expect("writable");
+        assert_eq!(reopen(&settings).expect("nothing is lost").len(), 8);
+        file.write_all_at(&closing, position + 20).expect("writable");
+        let (_, position, _) = groups[7];
+        file.write_all_at(&[0xee], position + 5000).expect("writable");
+        let message = reopen(&settings).expect_err("acknowledged records are damaged");
+        assert!(message.contains(&format!("at byte {position}")), "{message}");
+    }
+}
+
+#[test]
+fn a_journal_that_is_only_opened_and_closed_does_not_grow() {
+    let directory = tempfile::tempdir().expect("a temporary folder");
+    let settings = settings(directory.path());
+    fill_and_die(&settings, 0, 1, 100);
+    for _ in 0..3 {
+        reopen(&settings).expect("sound");
+    }
+    assert_eq!(groups(&settings).len(), 1);
 }
 
 #[test]
@@ -127,7 +180,7 @@ fn without_flushes_a_lost_group_ends_the_log_and_nothing_behind_it_comes_back() 
         settings.flush = LATE;
         let mut dice = Dice(seed);
         let count = 30 + u32::try_from(dice.below(20)).expect("small");
-        fill(&settings, 0, count, 150 << 10);
+        fill_and_die(&settings, 0, count, 150 << 10);
         let mut expected: Vec<u32> = (0..count).collect();
         for round in 1..4_u32 {
             let groups = groups(&settings);
@@ -144,7 +197,7 @@ fn without_flushes_a_lost_group_ends_the_log_and_nothing_behind_it_comes_back() 
             // Other sizes, so that old groups are overwritten in the middle.
             let bytes = 4000 + usize::try_from(dice.below(230_000)).expect("small");
             let (from, to) = (round * 1000, round * 1000 + 5);
-            let found = fill(&settings, from, to, bytes.max(140_000));
+            let found = fill_and_die(&settings, from, to, bytes.max(140_000));
             assert_eq!(found, expected, "seed {seed} round {round}");
             expected.extend(from..to);
             let found: Vec<u32> =
@@ -155,12 +208,19 @@ fn without_flushes_a_lost_group_ends_the_log_and_nothing_behind_it_comes_back() 
 }
 
 #[test]
-fn a_flipped_bit_anywhere_is_damage_or_the_loss_of_the_last_group_alone() {
+fn a_flipped_bit_anywhere_is_damage_or_after_a_crash_the_loss_of_the_last_group_alone() {
+    for closes in [false, true] {
+        flip_bits(closes);
+    }
+}
+
+fn flip_bits(closes: bool) {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let settings = settings(directory.path());
-    fill(&settings, 0, 40, 131_000);
+    filled(&settings, 0..40, 131_000, closes);
     let groups = groups(&settings);
     let last = groups[groups.len() - 1];
+    assert_eq!(last.2.entries == 0, closes);
     let sound = reopen(&settings).expect("sound");
     assert_eq!(sound.len(), 40);
     let mut dice = Dice(1);
@@ -221,7 +281,7 @@ fn a_kind_that_only_a_newer_program_knows_refuses_to_open() {
 fn a_clients_bytes_that_look_like_a_group_are_no_group() {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let settings = settings(directory.path());
-    fill(&settings, 0, 3, 200 << 10);
+    fill_and_die(&settings, 0, 3, 200 << 10);
     let (_, position, header) = groups(&settings)[2];
     let file = file_of(&settings, 0);
     let mut block = vec![0; 64];
@@ -327,7 +387,8 @@ fn what_is_wrong_with_a_released_file_costs_nothing() {
     });
     let [one, two, needed] = paths.clone().map(|path| std::fs::read(path).expect("a file"));
     let groups = groups(&settings);
-    let kept = groups.iter().filter(|(number, ..)| *number == 3).count();
+    let kept = groups.iter().filter(|(number, _, header)| *number == 3 && header.entries > 0);
+    let kept = kept.count();
     let last = groups.iter().rfind(|(number, ..)| *number == 2).expect("groups").1;
     let found = |what: &str| {
         let found = reopen(&settings).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -372,6 +433,7 @@ fn what_is_wrong_with_a_released_file_costs_nothing() {
 /// block each, but for the one at `large`, which has 12.
 fn small_files(settings: &Settings, large: u32) {
     with_journal(settings.clone(), move |_, journal, _| async move {
+        // What is durable is there without an end.
         let journal = journal.expect("opened");
         for group in 0..17 {
             let bytes = if group % 5 == large { 11 * BLOCK + 2000 } else { 1000 };
@@ -383,7 +445,6 @@ fn small_files(settings: &Settings, large: u32) {
             }
             journal.wait_durable(last).await.expect("durable");
         }
-        journal.close().await;
     });
 }
 
