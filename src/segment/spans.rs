@@ -160,7 +160,10 @@ impl Spans {
             self.kept_bytes -= held.stretch.bytes;
         } else {
             self.trial_bytes -= held.stretch.bytes;
-            self.on_trial.retain(|other| *other != key);
+            // What a scan pushes out is the first: the others, thousands, are not looked at.
+            if self.on_trial.pop_front_if(|first| *first == key).is_none() {
+                self.on_trial.retain(|other| *other != key);
+            }
         }
     }
 }
