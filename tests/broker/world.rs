@@ -1,13 +1,14 @@
 //! A broker of the test's own: started on a free port, awaited, killed by its id, its log kept.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::cage::{Lack, lacking};
@@ -353,14 +354,21 @@ fn folder_in(parent: &Path) -> TempDir {
     named.expect("a temporary folder")
 }
 
-/// A free port with free ones behind it, for the cores that are brokers of their own.
+/// A free port with free ones behind it, for the cores that are brokers of their own. Nothing
+/// listens meanwhile: a process that another test is just starting would hold that listener for a
+/// moment, and be taken for the broker.
 pub fn free_address() -> SocketAddr {
+    let bound = |port: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+        std::io::Result::Ok(socket)
+    };
     loop {
-        let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = probe.local_addr().expect("its address");
+        let probe = bound(0).expect("a free port");
+        let address = probe.local_addr().ok().and_then(|address| address.as_socket());
+        let address = address.expect("its address");
         let behind = (1..=2).map(|core| address.port().saturating_add(core));
-        let mut behind = behind.map(|port| TcpListener::bind((address.ip(), port)));
-        if behind.all(|bound| bound.is_ok()) {
+        if behind.map(bound).all(|bound| bound.is_ok()) {
             return address;
         }
     }

@@ -2,15 +2,14 @@
 //! fetched for the Java tools: a plain listener, and one that wants TLS, a certificate and SASL.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
-
-use crate::node::is_listened_at;
 
 /// A user that the node knows, with the password beside it.
 pub const USER: (&str, &str) = ("ann", "s3cret");
@@ -84,9 +83,20 @@ impl Drop for Kafka {
     }
 }
 
+/// A port that nobody has. Nothing listens meanwhile: a process that another test is just starting
+/// would hold that listener for a moment, and be taken for Kafka.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket());
+    address.expect("bound").port()
+}
+
+/// Whether somebody listens at `address`. Linux lets a client's own port be the one that it connects
+/// to, if nobody else has it, and gives it a connection to itself.
+fn is_listened_at(address: &str) -> bool {
+    let stream = TcpStream::connect(address);
+    stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }
 
 /// An authority, a certificate for the node and one for its client, and the password in a file.

@@ -1,8 +1,8 @@
 //! A node started by `corelog serve` in a folder of its own, for the tests of the command line.
 
-use std::net::{TcpListener, TcpStream};
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,35 +17,37 @@ pub struct Node {
 }
 
 impl Node {
+    /// On a port that the kernel picks and the node tells. One that the test picks may look listened
+    /// at before the node runs: a process that another test is just starting holds what the test
+    /// listened with until it has its own program.
     pub fn start() -> Node {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.expect("a free port").to_string();
+        let log = folder.path().join("log");
         let mut command = Command::new(PROGRAM);
-        command.args(["serve", "--listen", &address, "--shards", "1", "--data-dir"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--data-dir"]);
         command.arg(folder.path().join("data")).args(["--set", "journal.file.bytes=4194304"]);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
-        let mut node = Node { child, address, folder };
+        let file = File::create(&log).expect("writable");
+        command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
+        let mut child = command.spawn().expect("started");
         let patience = Instant::now() + Duration::from_secs(60);
-        while !is_listened_at(&node.address) {
-            assert_eq!(node.child.try_wait().expect("a child"), None, "the node ended");
-            assert!(Instant::now() < patience, "the node does not listen");
+        let address = loop {
+            let said = fs::read_to_string(&log).expect("readable");
+            let address =
+                said.split_once("listening on ").and_then(|(_, rest)| rest.split_once(','));
+            match address {
+                Some((address, _)) => break address.to_string(),
+                None => assert_eq!(child.try_wait().expect("a child"), None, "it ended: {said}"),
+            }
+            assert!(Instant::now() < patience, "the node is not ready: {said}");
             std::thread::sleep(Duration::from_millis(10));
-        }
-        node
+        };
+        Node { child, address, folder }
     }
 
     /// The folder in which the node keeps `data`.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
-}
-
-/// Whether somebody listens at `address`. Linux lets a client's own port be the one that it connects
-/// to, if nobody else has it, and gives it a connection to itself.
-pub fn is_listened_at(address: &str) -> bool {
-    let stream = TcpStream::connect(address);
-    stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }
 
 impl Drop for Node {
