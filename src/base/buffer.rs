@@ -108,11 +108,13 @@ impl Mapping {
         let (_, aligned) = wide.split(before);
         let (chunk, _) = aligned.split(CHUNK_BYTES);
         let start = chunk.start.as_ptr();
-        // SAFETY: both calls are about the chunk's own pages and change none of their bytes. They
-        // fail where the kernel does not know them, and then the pages come as they are touched.
-        unsafe {
-            libc::madvise(start.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE);
-            libc::madvise(start.cast(), CHUNK_BYTES, libc::MADV_POPULATE_WRITE);
+        // SAFETY: the call is about the chunk's own pages and changes none of their bytes. It fails
+        // where the kernel does not know it, and then the pages are small.
+        unsafe { libc::madvise(start.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE) };
+        for leaf in 0..LEAVES {
+            // SAFETY: the leaf is within the chunk, which nobody else has. The write is of what is
+            // there; unlike `MADV_POPULATE_WRITE` it does not hold up whoever maps memory meanwhile.
+            unsafe { start.add(leaf * ALIGNMENT).write_volatile(0) };
         }
         Some(chunk)
     }
