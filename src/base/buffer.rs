@@ -112,8 +112,8 @@ impl Mapping {
         // where the kernel does not know it, and then the pages are small.
         unsafe { libc::madvise(start.cast(), CHUNK_BYTES, libc::MADV_HUGEPAGE) };
         for leaf in 0..LEAVES {
-            // SAFETY: the leaf is within the chunk, which nobody else has. The write is of what is
-            // there; unlike `MADV_POPULATE_WRITE` it does not hold up whoever maps memory meanwhile.
+            // SAFETY: the leaf is within the chunk, which nobody else has, and holds zeros.
+            // Unlike `MADV_POPULATE_WRITE` this holds up nobody who maps memory meanwhile.
             unsafe { start.add(leaf * ALIGNMENT).write_volatile(0) };
         }
         Some(chunk)

@@ -159,7 +159,18 @@ pub trait File: 'static {
 
     /// Reads exactly `length` bytes into aligned memory from the core's arena. Where the file ends
     /// inside the last block, zeros follow; an end before that block is `UnexpectedEof`.
-    fn read_at(&self, offset: u64, length: usize) -> impl Future<Output = Result<AlignedBuffer>>;
+    fn read_at(&self, offset: u64, length: usize) -> impl Future<Output = Result<AlignedBuffer>> {
+        self.read_in_steps(offset, length, usize::MAX)
+    }
+
+    /// As `read_at`, with at most `step` bytes, a multiple of a block, asked of the device at a
+    /// time: what others ask of it meanwhile waits for one step and not for all.
+    fn read_in_steps(
+        &self,
+        offset: u64,
+        length: usize,
+        step: usize,
+    ) -> impl Future<Output = Result<AlignedBuffer>>;
 
     /// Writes the whole of `data`, which is aligned in memory, offset and length.
     fn write_at(

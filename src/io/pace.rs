@@ -2,7 +2,7 @@
 //! a core's readers could keep its commits waiting without end.
 //!
 //!     alone        | 1 MiB || 1 MiB || 1 MiB |
-//!     among writes | 64 KiB |·········· rest ··········| 64 KiB |·········· rest ··········|
+//!     among writes | 64 | 64 | 64 | 64 KiB |········· rest ·········| 64 | 64 | 64 | 64 KiB |····
 //!
 //! Lives on: every core; the counts of writes are shared by the cores that use one directory.
 //!
@@ -10,7 +10,8 @@
 //!   P1  One paced read at a time on a core, in the order in which they were asked for. Beside
 //!       writes one rests `REST_TIMES` as long as it took, but a core reads `BESIDE_WRITES`,
 //!       `CATCH_UP_TIMES` what it takes in, or what the operator allows, whichever is most, as far
-//!       as the device gives it. Whoever comes late makes up for `LATE_MAX` of it.
+//!       as the device gives it. Whoever comes late makes up for `LATE_MAX` of it. A paced read asks
+//!       the device for `STEP_BYTES_BESIDE` at a time, so that no write waits for all of it.
 //!   P2  Reads do not rest where no core of the directory has taken in records for `QUIET`, but for
 //!       those that meet another write: readers that note offsets do not slow themselves down.
 
@@ -25,11 +26,14 @@ use super::Io;
 use crate::base::line::Line;
 use crate::base::time::Instant;
 
-/// What is read at a time among writes, and otherwise. A write stands behind a piece for as long as
-/// it takes, and p99 feels the whole of it: reads of 25 MB/s moved that of 2,000 flushed writes a
-/// second 1.8 times in pieces of 256 KiB, 1.4 times of 128, 1.07 of 64 and 1.01 of 32 (`fio`).
-const PIECE_BYTES_BESIDE: usize = 64 << 10;
+/// What is read at a time among writes, and otherwise: each piece wakes the core and has a batch
+/// joined that was cut at its end.
+const PIECE_BYTES_BESIDE: usize = 256 << 10;
 const PIECE_BYTES: usize = 1 << 20;
+/// What the device is asked for at a time among writes. A write stands behind a step for as long as
+/// it takes, and p99 feels the whole of it: reads of 25 MB/s moved that of 2,000 flushed writes a
+/// second 1.8 times in steps of 256 KiB, 1.4 times of 128, 1.07 of 64 and 1.01 of 32 (`fio`).
+const STEP_BYTES_BESIDE: usize = 64 << 10;
 /// Records that come less often than this meet a read of `PIECE_BYTES` now and then.
 const QUIET: Duration = Duration::from_millis(20);
 /// A fast device is busy with a core's reads for one part in 61 of the time: of the writes not many
@@ -38,7 +42,7 @@ const REST_TIMES: u32 = 60;
 /// A read costs as much as one of so many bytes, however short it is.
 const COST_BYTES: usize = 16 << 10;
 /// Bytes a second of a core, however slow the device is.
-const BESIDE_WRITES: f64 = 10e6;
+const BESIDE_WRITES: f64 = 11e6;
 /// Four times what all cores wrote, blocks and all, let a reader take 190 MB/s beside 10 MB/s of
 /// records. `perf/run --scenario isolation` tells what a reader moves.
 const CATCH_UP_TIMES: f64 = 2.0;
@@ -138,9 +142,14 @@ impl<I: Io> ReadPace<I> {
         if self.is_beside_writes() { PIECE_BYTES_BESIDE } else { PIECE_BYTES }
     }
 
+    /// The most to ask the device for at a time, of a piece.
+    pub fn step_bytes(&self) -> usize {
+        if self.is_beside_writes() { STEP_BYTES_BESIDE } else { usize::MAX }
+    }
+
     /// The most to answer a reader with at a time.
     pub fn answer_bytes(&self) -> usize {
-        if self.is_beside_writes() { 2 * PIECE_BYTES_BESIDE } else { usize::MAX }
+        if self.is_beside_writes() { PIECE_BYTES_BESIDE } else { usize::MAX }
     }
 
     /// Does `read`, of `bytes` at most, when its turn has come.

@@ -512,7 +512,11 @@ impl<I: Io> State<I> {
 }
 
 /// Reads any range within one file.
-pub async fn read<I: Io>(inner: &Rc<Inner<I>>, location: Location) -> io::Result<Bytes> {
+pub async fn read<I: Io>(
+    inner: &Rc<Inner<I>>,
+    location: Location,
+    step: usize,
+) -> io::Result<Bytes> {
     let file_bytes = inner.settings.file_bytes;
     let number = location.address / file_bytes;
     let (file, written) = {
@@ -531,7 +535,7 @@ pub async fn read<I: Io>(inner: &Rc<Inner<I>>, location: Location) -> io::Result
     let aligned = start / block * block;
     let length =
         usize::try_from(end.next_multiple_of(block) - aligned).map_err(io::Error::other)?;
-    let buffer = file.read_at(aligned, length).await?;
+    let buffer = file.read_in_steps(aligned, length, step).await?;
     let still = inner.state.borrow().files.get(number);
     if !still.is_some_and(|still| Rc::ptr_eq(&still, &file)) {
         return Err(gone()); // used again while this read was under way

@@ -505,12 +505,12 @@ impl<I: Io> Journal<I> {
         self.inner.state.borrow_mut().tail.shorten(bytes)
     }
 
-    /// Durable bytes, from memory or from the file; `location` may be any range within one file.
-    pub async fn read(&self, location: Location) -> std_io::Result<Bytes> {
+    /// Durable bytes of any range within one file, from memory or in steps of so many bytes.
+    pub async fn read(&self, location: Location, step: usize) -> std_io::Result<Bytes> {
         if let Some(bytes) = self.tail(location) {
             return Ok(bytes);
         }
-        files::read(&self.inner, location).await
+        files::read(&self.inner, location, step).await
     }
 
     /// The file in which an address lies, for messages.

@@ -72,7 +72,7 @@ async fn append_all(journal: &Journal<RingIo>, from: u32, to: u32) {
         let appended = journal.append(entry(index), &body, |_| {}).expect("accepted");
         if index % 20 == 0 {
             journal.wait_durable(appended.position).await.expect("durable");
-            let read = journal.read(appended.location).await.expect("readable");
+            let read = journal.read(appended.location, usize::MAX).await.expect("readable");
             assert_eq!(read[..], body[..]);
         }
     }
@@ -305,10 +305,10 @@ fn a_closed_journal_refuses_and_ends_those_who_wait() {
         assert!(journal.is_closed());
         assert_eq!(journal.append(entry(2), b"late", |_| {}), Err(Refusal::Closed));
         assert_eq!(journal.room(10).await, Err(Refusal::Closed));
-        let read = journal.read(appended.location).await.expect("reads go on");
+        let read = journal.read(appended.location, usize::MAX).await.expect("reads go on");
         assert_eq!(read[..], b"last"[..]);
         let beyond = Location { address: journal.head(), length: 1 };
-        assert!(journal.read(beyond).await.is_err(), "nothing is written there");
+        assert!(journal.read(beyond, usize::MAX).await.is_err(), "nothing is written there");
     });
 }
 

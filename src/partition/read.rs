@@ -356,7 +356,8 @@ impl<I: Io> Owner<I> {
             count += 1;
         }
         let length = u32::try_from(end - start).map_err(std::io::Error::other)?;
-        let read = self.journal().read(Location { address: start, length });
+        let (location, step) = (Location { address: start, length }, self.read_pace.step_bytes());
+        let read = self.journal().read(location, step);
         let span = self.read_pace.read(length as usize, read).await?;
         let mut found = Vec::with_capacity(count);
         for extent in extents.iter().take(count) {
@@ -396,7 +397,7 @@ pub(super) async fn read_durable<I: Io>(
     journal: &Journal<I>,
     extent: &Extent,
 ) -> std::io::Result<Bytes> {
-    let piece = journal.read(extent.location).await?;
+    let piece = journal.read(extent.location, usize::MAX).await?;
     verify(extent, &piece).map_err(|why| damaged_in_journal(journal, extent, &why))?;
     Ok(piece)
 }

@@ -23,7 +23,7 @@ impl<I: Io> Owner<I> {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let id = log.borrow().id();
                 self.tell_damage(&format!("{}: {error}", self.name_of(id)));
-                Ok((self.journal().read(extent.location).await?, false))
+                Ok((self.journal().read(extent.location, usize::MAX).await?, false))
             }
             outcome => Ok((outcome?, true)),
         }

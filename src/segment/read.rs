@@ -252,11 +252,13 @@ impl<I: Io> Store<I> {
         wanted: usize,
         end: u64,
     ) -> io::Result<Bytes> {
-        let read = read_range(file, position, wanted, end);
         let left = usize::try_from(end - position).unwrap_or(usize::MAX);
         match self.read_pace.get() {
-            Some(pace) => pace.read(wanted.min(left), read).await,
-            None => read.await,
+            Some(pace) => {
+                let read = read_steps(file, (position, wanted, end), pace.step_bytes());
+                pace.read(wanted.min(left), read).await
+            }
+            None => read_range(file, position, wanted, end).await,
         }
     }
 
@@ -486,12 +488,21 @@ pub(super) async fn read_range<F: File>(
     wanted: usize,
     end: u64,
 ) -> io::Result<Bytes> {
+    read_steps(file, (position, wanted, end), usize::MAX).await
+}
+
+/// The same, with at most `step` bytes asked of the device at a time.
+async fn read_steps<F: File>(
+    file: &F,
+    (position, wanted, end): (u64, usize, u64),
+    step: usize,
+) -> io::Result<Bytes> {
     let block = BLOCK_BYTES as u64;
     let start = position / block * block;
     let stop = end.min(position + wanted as u64);
     let length =
         usize::try_from((stop - start).next_multiple_of(block)).map_err(io::Error::other)?;
-    let buffer = file.read_at(start, length).await?.freeze();
+    let buffer = file.read_in_steps(start, length, step).await?.freeze();
     let at = |place: u64| usize::try_from(place - start).unwrap_or(usize::MAX);
     Ok(buffer.slice(at(position)..at(stop)))
 }

@@ -92,8 +92,8 @@ fn free_port() -> u16 {
     address.expect("bound").port()
 }
 
-/// Whether somebody listens at `address`. Linux lets a client's own port be the one that it connects
-/// to, if nobody else has it, and gives it a connection to itself.
+/// Whether somebody listens at `address`. Linux lets a client's own port be the one that it
+/// connects to, if nobody else has it, and gives it a connection to itself.
 fn is_listened_at(address: &str) -> bool {
     let stream = TcpStream::connect(address);
     stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())

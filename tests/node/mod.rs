@@ -17,9 +17,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// On a port that the kernel picks and the node tells. One that the test picks may look listened
-    /// at before the node runs: a process that another test is just starting holds what the test
-    /// listened with until it has its own program.
+    /// On a port that the kernel picks and the node tells. One that the test picks may look as if
+    /// somebody listened before the node runs: a process that another test is just starting holds
+    /// what the test listened with until it has its own program.
     pub fn start() -> Node {
         let folder = tempfile::tempdir().expect("a folder");
         let log = folder.path().join("log");

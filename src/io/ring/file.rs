@@ -227,15 +227,20 @@ impl File for RingFile {
         self.direct
     }
 
-    async fn read_at(&self, offset: u64, length: usize) -> io::Result<AlignedBuffer> {
+    async fn read_in_steps(
+        &self,
+        offset: u64,
+        length: usize,
+        step: usize,
+    ) -> io::Result<AlignedBuffer> {
         check_aligned(offset, length)?;
         let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
         let mut buffer = self.io.arena().take(length).ok_or_else(refused)?;
         let mut done = 0;
         while done < length {
-            let left = u32::try_from(length - done).unwrap_or(u32::MAX);
+            let wanted = u32::try_from((length - done).min(step)).unwrap_or(u32::MAX);
             let start = buffer[done..].as_mut_ptr();
-            let entry = opcode::Read::new(fd(&self.descriptor), start, left)
+            let entry = opcode::Read::new(fd(&self.descriptor), start, wanted)
                 .offset(offset + done as u64)
                 .build();
             let descriptor = Some(self.descriptor.clone());

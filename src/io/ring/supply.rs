@@ -2,8 +2,8 @@
 //!
 //! The first touch of a huge page clears 2 MiB while everything on that core waits: up to 10 ms in
 //! a virtual machine whose host has yet to find that memory. The allocator and the stacks would be
-//! given such pages at any time; the arenas are given those that a thread of the lowest priority
-//! has touched, and gives way at once to whoever wants its CPU.
+//! given such pages at any time; the arenas are given those that a thread has touched which gives
+//! way at once to whoever wants its CPU.
 //!
 //! Lives on: the node, one thread.  Talks to: `base::buffer`.
 
@@ -44,7 +44,7 @@ pub fn start() {
 /// interrupted before its time is up: cores waited 2.7 ms for one page.
 fn stand_back() {
     let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the calls take plain numbers and a struct that outlives them; 0 is the calling thread.
+    // SAFETY: the calls take numbers and a struct that outlives them; 0 is the calling thread.
     unsafe {
         if libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) != 0 {
             libc::setpriority(libc::PRIO_PROCESS, 0, LAST);

@@ -221,7 +221,12 @@ impl File for SimFile {
         true
     }
 
-    async fn read_at(&self, offset: u64, length: usize) -> io::Result<AlignedBuffer> {
+    async fn read_in_steps(
+        &self,
+        offset: u64,
+        length: usize,
+        _step: usize,
+    ) -> io::Result<AlignedBuffer> {
         check_aligned(offset, length)?;
         let refused = || io::Error::new(io::ErrorKind::OutOfMemory, "the core's memory is in use");
         let buffer = self.io.arena().take(length).ok_or_else(refused)?;

@@ -190,7 +190,7 @@ async fn read_back(journal: &Journal<SimIo>, model: &Shared, random: u64) {
     };
     let body = body(number);
     let length = u32::try_from(body.len()).expect("small");
-    let read = journal.read(Location { address, length }).await;
+    let read = journal.read(Location { address, length }, usize::MAX).await;
     let is_held = model.borrow().accepted[model.borrow().released..]
         .first()
         .is_some_and(|(_, oldest)| *oldest <= address);
