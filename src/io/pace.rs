@@ -10,8 +10,8 @@
 //!   P1  One paced read at a time on a core, in the order in which they were asked for. Beside
 //!       writes one rests `REST_TIMES` as long as it took, but a core reads `BESIDE_WRITES`,
 //!       `CATCH_UP_TIMES` what it takes in, or what the operator allows, whichever is most, as far
-//!       as the device gives it. Whoever comes late makes up for `LATE_MAX` of it. A paced read asks
-//!       the device for `STEP_BYTES_BESIDE` at a time, so that no write waits for all of it.
+//!       as the device gives it. Whoever comes late makes up for `LATE_MAX` of it. The device is
+//!       asked for `STEP_BYTES_BESIDE` at a time, so that no write waits for a whole piece.
 //!   P2  Reads do not rest where no core of the directory has taken in records for `QUIET`, but for
 //!       those that meet another write: readers that note offsets do not slow themselves down.
 
@@ -193,7 +193,8 @@ mod tests {
     use super::*;
     use crate::io::sim::{SimIo, World};
 
-    const TOOK: Duration = Duration::from_micros(300);
+    /// A piece of four steps.
+    const TOOK: Duration = Duration::from_micros(1200);
 
     /// How long a number of pieces took to read, where a write is under way throughout, of `bytes`
     /// of records to each read, where the operator allows `least` bytes a second.
@@ -250,9 +251,10 @@ mod tests {
     #[test]
     fn reads_beside_writes_rest_and_others_do_not() {
         assert!(reads(200, false, 100, 0) < TOOK * 210, "P2");
+        let device = PIECE_BYTES_BESIDE as f64 / TOOK.as_secs_f64();
         for (what, bytes, least, rate) in [
             ("beside writes", 100, 0, BESIDE_WRITES),
-            ("whoever is behind catches up", 256 << 10, 0, PIECE_BYTES_BESIDE as f64 / 3e-4),
+            ("whoever is behind catches up", 256 << 10, 0, device),
             ("as the operator allows", 100, 128 << 20, f64::from(128 << 20)),
         ] {
             let took = reads(10_000, true, bytes, least).as_secs_f64();
