@@ -164,7 +164,8 @@ pub trait File: 'static {
     }
 
     /// As `read_at`, with at most `step` bytes, a multiple of a block, asked of the device at a
-    /// time: what others ask of it meanwhile waits for one step and not for all.
+    /// time, or up to half as many again at the end: what others ask of it meanwhile waits for one
+    /// step and not for all.
     fn read_in_steps(
         &self,
         offset: u64,

@@ -42,7 +42,7 @@ const REST_TIMES: u32 = 60;
 /// A read costs as much as one of so many bytes, however short it is.
 const COST_BYTES: usize = 16 << 10;
 /// Bytes a second of a core, however slow the device is.
-const BESIDE_WRITES: f64 = 11e6;
+const BESIDE_WRITES: f64 = 10.5e6;
 /// Four times what all cores wrote, blocks and all, let a reader take 190 MB/s beside 10 MB/s of
 /// records. `perf/run --scenario isolation` tells what a reader moves.
 const CATCH_UP_TIMES: f64 = 2.0;

@@ -197,6 +197,12 @@ fn check_aligned(offset: u64, length: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
+/// The bytes to ask for next of so many, in steps: a request costs as much as a good part of a step,
+/// so that what little would be left at the end goes with the last one.
+fn next_step(left: usize, step: usize) -> usize {
+    if left < step.saturating_add(step / 2) { left } else { step }
+}
+
 impl RingFile {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
@@ -238,7 +244,7 @@ impl File for RingFile {
         let mut buffer = self.io.arena().take(length).ok_or_else(refused)?;
         let mut done = 0;
         while done < length {
-            let wanted = u32::try_from((length - done).min(step)).unwrap_or(u32::MAX);
+            let wanted = u32::try_from(next_step(length - done, step)).unwrap_or(u32::MAX);
             let start = buffer[done..].as_mut_ptr();
             let entry = opcode::Read::new(fd(&self.descriptor), start, wanted)
                 .offset(offset + done as u64)

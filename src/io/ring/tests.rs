@@ -68,8 +68,12 @@ fn a_file_keeps_what_was_written_and_flushed() {
             let read = file.read_at(0, 3 * BLOCK_BYTES).await?;
             assert!(read[..4096].iter().all(|byte| *byte == 0));
             assert!(read[4096..8192].iter().all(|byte| *byte == 7));
-            let stepped = file.read_in_steps(0, 3 * BLOCK_BYTES, 2 * BLOCK_BYTES).await?;
-            assert_eq!(stepped[..], read[..]);
+            for (blocks, step) in [(3, 1), (3, 2), (5, 2)] {
+                let stepped =
+                    file.read_in_steps(0, blocks * BLOCK_BYTES, step * BLOCK_BYTES).await?;
+                assert_eq!(stepped.len(), blocks * BLOCK_BYTES);
+                assert_eq!(stepped[..read.len()], read[..]);
+            }
             assert_eq!(file.len(), 8 * BLOCK_BYTES as u64);
             let beyond = file.read_at(7 * 4096, 2 * 4096).await.map(|_| ());
             assert_eq!(beyond.map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
