@@ -57,14 +57,14 @@ def _cpu():
 
 
 def _file_system(folder):
-    """Type, device and options of the mount that holds the folder."""
+    """Type, device and options of the mount that holds the folder, and of its file system."""
     device = os.stat(folder).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         head, _, tail = line.partition(" - ")
         if head.split()[2] == wanted:
-            kind, source = tail.split()[:2]
-            return f"{kind} on {source} ({head.split()[5]})"
+            kind, source, options = tail.split()[:3]
+            return f"{kind} on {source} ({head.split()[5]}; {options})"
     return "unknown"
 
 

@@ -425,6 +425,13 @@ fn announce_directory(
     if matches!(found.kind.as_str(), "tmpfs" | "ramfs") {
         say!("{} is memory: a restart of the machine loses all data", found.kind);
     }
+    if found.kind == "ext4" && !found.lazy_times {
+        say!(
+            "ext4 notes at each tick of the clock that a journal file has changed, and commits wait \
+             for that: mount {} with lazytime",
+            found.device
+        );
+    }
     let journal: u64 = cores().map(|CoreId(core)| journal_bytes(config, layout, core)).sum();
     let share = config.int("journal.bytes.max") / i64::from(layout.shards).max(1);
     let share = u64::try_from(share).unwrap_or(0) * cores().count() as u64;

@@ -188,30 +188,37 @@ pub struct FileSystem {
     pub device: String,
     /// Whether a file in it can be opened with O_DIRECT.
     pub direct: bool,
+    /// Whether it is mounted with `lazytime`: that a file has been written to is noted on the device
+    /// when the file changes otherwise, and not at each tick of the clock (mount(8)).
+    pub lazy_times: bool,
 }
 
 /// The file system of an existing directory.
 pub fn file_system(directory: &Path) -> io::Result<FileSystem> {
     let directory = directory.canonicalize()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    let mut best: Option<(&str, &str, &str)> = None;
+    Ok(FileSystem { direct: takes_direct(&directory)?, ..mounted(&mounts, &directory) })
+}
+
+/// What `/proc/self/mounts` says of a directory's file system (proc_pid_mounts(5)).
+fn mounted(mounts: &str, directory: &Path) -> FileSystem {
+    let mut best = ("unknown", "", "unknown", "");
     for line in mounts.lines() {
         let mut fields = line.split(' ');
-        let (Some(device), Some(point), Some(kind)) = (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        if directory.starts_with(point) && best.is_none_or(|(_, best, _)| point.len() >= best.len())
-        {
-            best = Some((device, point, kind));
+        let mut next = || fields.next().unwrap_or_default();
+        let (device, point, kind, options) = (next(), next(), next(), next());
+        let is_under = !point.is_empty() && directory.starts_with(point);
+        if is_under && point.len() >= best.1.len() {
+            best = (device, point, kind, options);
         }
     }
-    let (device, _, kind) = best.unwrap_or(("unknown", "", "unknown"));
-    Ok(FileSystem {
+    let (device, _, kind, options) = best;
+    FileSystem {
         kind: kind.to_string(),
         device: device.to_string(),
-        direct: takes_direct(&directory)?,
-    })
+        direct: false,
+        lazy_times: options.split(',').any(|option| option == "lazytime"),
+    }
 }
 
 /// What the file system of an existing `path` has.
@@ -297,6 +304,24 @@ mod tests {
         let found = file_system(directory.path()).expect("a file system");
         assert_ne!(found.kind, "unknown");
         assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn what_a_directory_is_mounted_from_and_how_is_read() {
+        let mounts = "/dev/vda / ext4 rw,relatime 0 0\n\
+                      /dev/vdb /data ext4 rw,nolazytime,relatime 0 0\n\
+                      /dev/vdc /data/new xfs rw,lazytime,noatime 0 0\nnonsense\n";
+        for (directory, device, kind, lazy_times) in [
+            ("/home", "/dev/vda", "ext4", false),
+            ("/data", "/dev/vdb", "ext4", false),
+            ("/data/newer", "/dev/vdb", "ext4", false),
+            ("/data/new/one", "/dev/vdc", "xfs", true),
+        ] {
+            let (device, kind) = (device.to_string(), kind.to_string());
+            let expected = FileSystem { kind, device, direct: false, lazy_times };
+            assert_eq!(mounted(mounts, Path::new(directory)), expected, "{directory}");
+        }
+        assert_eq!(mounted("", Path::new("/data")).kind, "unknown");
     }
 
     #[test]
