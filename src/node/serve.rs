@@ -427,8 +427,8 @@ fn announce_directory(
     }
     if found.kind == "ext4" && !found.lazy_times {
         say!(
-            "ext4 notes at each tick of the clock that a journal file has changed, and commits wait \
-             for that: mount {} with lazytime",
+            "ext4 notes at each tick of the clock that a journal file has changed, and commits \
+             wait for that: mount {} with lazytime",
             found.device
         );
     }

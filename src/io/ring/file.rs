@@ -197,8 +197,8 @@ fn check_aligned(offset: u64, length: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
-/// The bytes to ask for next of so many, in steps: a request costs as much as a good part of a step,
-/// so that what little would be left at the end goes with the last one.
+/// The bytes to ask for next of so many, in steps: a request costs as much as a good part of a
+/// step, so that what little would be left at the end goes with the last one.
 fn next_step(left: usize, step: usize) -> usize {
     if left < step.saturating_add(step / 2) { left } else { step }
 }

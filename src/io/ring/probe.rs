@@ -188,8 +188,8 @@ pub struct FileSystem {
     pub device: String,
     /// Whether a file in it can be opened with O_DIRECT.
     pub direct: bool,
-    /// Whether it is mounted with `lazytime`: that a file has been written to is noted on the device
-    /// when the file changes otherwise, and not at each tick of the clock (mount(8)).
+    /// Whether it is mounted with `lazytime`: that a file has been written to is noted on the
+    /// device when the file changes otherwise, and not at each tick of the clock (mount(8)).
     pub lazy_times: bool,
 }
 
