@@ -27,8 +27,8 @@ const PIECES_MAX: usize = 64;
 /// connection whose data is always ready gives the core's other tasks their turn.
 const BURST_MAX: u32 = 16;
 /// What goes out in one call. On loopback a call does the receiver's part too, and the answer to a
-/// reader of several backlogs, of a megabyte, kept the core from a commit that was done for half a
-/// millisecond; other tasks have their turn between two calls.
+/// reader of several backlogs, of a megabyte, kept the core from commits that were done; other
+/// tasks have their turn between two calls.
 const SEND_BYTES_MAX: usize = 128 << 10;
 
 /// Accepts connections; one per core on the same address.
