@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //!   A1  Answers are written in the order in which they were queued.
-//!   A2  What is ready together goes out together.
+//!   A2  What is ready together goes out together, but for a backlog that is read beside writes:
+//!       that goes out a little at a time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use super::{Charge, Closed, Connection};
 use crate::base::few::Few;
 use crate::base::limits;
 use crate::handler::produce;
+use crate::io::pace::BREATH;
 use crate::io::{Io, Stream};
 use crate::partition::Held;
 use crate::wire::pieces::Pieces;
@@ -33,6 +35,8 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 /// A slow reader is one that does not take this much within its time. Nor has the core's other
 /// work to wait for more than this: a socket that takes everything at once copies it meanwhile.
 const PROGRESS_BYTES: usize = 128 << 10;
+/// What goes out before a `BREATH` where it gives way.
+const GIVE_WAY_BYTES: usize = 64 << 10;
 /// Places for pieces, and for answers, that a connection keeps.
 const KEEP_PIECES_MAX: usize = 256;
 const KEEP_QUEUED_MAX: usize = 32;
@@ -164,6 +168,11 @@ impl Answers {
         Poll::Pending
     }
 
+    /// Whether writing what is ready gives way to others.
+    fn gives_way(&self) -> bool {
+        self.held.borrow().iter().any(|held| held.gives_way)
+    }
+
     fn written(&self, answered: usize) {
         // An answer with records is the first of those in the queue.
         self.held.borrow_mut().clear();
@@ -197,7 +206,8 @@ pub async fn write<I: Io>(io: &I, connection: &Connection<I>) {
     let answers = &connection.answers;
     let (mut pieces, mut step) = (VecDeque::new(), Vec::new());
     while let Some(answered) = poll_fn(|context| answers.poll_ready(context, &mut pieces)).await {
-        if write_all(io, connection, &mut pieces, &mut step).await.is_err() {
+        let gives_way = answers.gives_way();
+        if write_all(io, connection, (&mut pieces, &mut step), gives_way).await.is_err() {
             // The reader notices the same broken socket.
             answers.end();
             break;
@@ -210,28 +220,29 @@ pub async fn write<I: Io>(io: &I, connection: &Connection<I>) {
 }
 
 /// Writes in steps, so that a client which takes its answer slowly is told from one which takes
-/// nothing.
+/// nothing, and others have the core, or its CPU, between them.
 async fn write_all<I: Io>(
     io: &I,
     connection: &Connection<I>,
-    pieces: &mut VecDeque<Bytes>,
-    step: &mut Vec<Bytes>,
+    (pieces, step): (&mut VecDeque<Bytes>, &mut Vec<Bytes>),
+    gives_way: bool,
 ) -> std::io::Result<()> {
     while !pieces.is_empty() {
         connection.writes_since.set(Some(io.now()));
-        fill_step(step, pieces);
+        fill_step(step, pieces, if gives_way { GIVE_WAY_BYTES } else { PROGRESS_BYTES });
         let outcome = connection.stream.write_out(step).await;
         connection.writes_since.set(None);
         outcome?;
-        if !pieces.is_empty() {
-            io.cede().await;
+        match pieces.is_empty() {
+            true => {}
+            false if gives_way => io.sleep(BREATH).await,
+            false => io.cede().await,
         }
     }
     Ok(())
 }
 
-fn fill_step(step: &mut Vec<Bytes>, pieces: &mut VecDeque<Bytes>) {
-    let mut room = PROGRESS_BYTES;
+fn fill_step(step: &mut Vec<Bytes>, pieces: &mut VecDeque<Bytes>, mut room: usize) {
     while room > 0
         && let Some(mut piece) = pieces.pop_front()
     {
@@ -249,6 +260,8 @@ mod tests {
 
     use super::*;
     use crate::connection::Budget;
+    use crate::io::Listener;
+    use crate::io::sim::{Settings, World};
 
     /// What `connection.inflight.bytes.max` promises.
     #[test]
@@ -265,5 +278,33 @@ mod tests {
         assert_eq!(answers.room(1000).now_or_never(), None, "1200 of 1000 bytes");
         answers.written(600);
         assert_eq!(answers.room(1000).now_or_never(), Some(()), "600 of 1000 bytes again");
+    }
+
+    #[test]
+    fn an_answer_that_gives_way_goes_out_a_little_at_a_time() {
+        const BYTES: usize = 8 * GIVE_WAY_BYTES;
+        let mut settings = Settings::default();
+        // So wide that nobody waits for the client.
+        settings.network.buffers = (2 * BYTES as u64, 2 * BYTES as u64);
+        let world = World::with(1, settings);
+        let io = world.node().core(0);
+        world.block_on(async {
+            let listener = io.listen("0.0.0.0:9092".parse().expect("an address")).expect("free");
+            let _client = io.connect(listener.address()).await.expect("accepted");
+            let stream = listener.accept().await.expect("a client");
+            let connection = Connection::new(stream, io.now());
+            for (gives_way, least, most) in
+                [(true, 7 * BREATH, 8 * BREATH), (false, BREATH * 0, BREATH)]
+            {
+                let (mut pieces, mut step) =
+                    (VecDeque::from([Bytes::from(vec![7; BYTES])]), Vec::new());
+                let began = io.now();
+                let outcome =
+                    write_all(&io, &connection, (&mut pieces, &mut step), gives_way).await;
+                assert!(outcome.is_ok() && pieces.is_empty());
+                let took = io.now() - began;
+                assert!((least..=most).contains(&took), "A2: {took:?}, giving way: {gives_way}");
+            }
+        });
     }
 }

@@ -12,6 +12,7 @@
 //!       `CATCH_UP_TIMES` what it takes in, or what the operator allows, whichever is most, as far
 //!       as the device gives it. Whoever comes late makes up for `LATE_MAX` of it. The device is
 //!       asked for `STEP_BYTES_BESIDE` at a time, so that no write waits for a whole piece.
+//!       Nor does the core work on what was read for long without a `BREATH`.
 //!   P2  Reads do not rest where no core of the directory has taken in records for `QUIET`, but for
 //!       those that meet another write: readers that note offsets do not slow themselves down.
 
@@ -49,6 +50,12 @@ const CATCH_UP_TIMES: f64 = 2.0;
 /// Readers come late by a client's round trip, a timer, or a device that stood still, most of them
 /// by less than this.
 const LATE_MAX: Duration = Duration::from_millis(5);
+/// How long a core sleeps between two pieces of work for a reader of a backlog, where somebody
+/// writes. A commit is finished by threads of the kernel, and it may be this core's CPU that they
+/// want: one that does not sleep keeps them waiting until its slice is over, and where the kernel
+/// is not preemptible until its call is. One answer in a row kept them waiting for half a
+/// millisecond.
+pub const BREATH: Duration = Duration::from_micros(60);
 /// How often it is looked how fast records come in.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -150,6 +157,13 @@ impl<I: Io> ReadPace<I> {
     /// The most to answer a reader with at a time.
     pub fn answer_bytes(&self) -> usize {
         if self.is_beside_writes() { PIECE_BYTES_BESIDE } else { usize::MAX }
+    }
+
+    /// Lets others have the CPU for a moment, if somebody writes.
+    pub async fn breathe(&self) {
+        if self.is_beside_writes() {
+            self.io.sleep(BREATH).await;
+        }
     }
 
     /// Does `read`, of `bytes` at most, when its turn has come.

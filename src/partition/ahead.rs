@@ -110,15 +110,16 @@ impl Ahead {
 }
 
 impl<I: Io> Owner<I> {
-    /// Records from `from` on, as `gather` gives them, or what was gathered ahead of the request.
+    /// Records from `from` on, as `gather` gives them, or what was gathered ahead of the request,
+    /// and whether sending them gives way to others.
     pub(super) async fn read_on(
         self: &Rc<Self>,
         log: &Log,
         from: Offset,
         (bytes_max, at_least_one): (usize, bool),
-    ) -> std::io::Result<Few<Bytes>> {
+    ) -> std::io::Result<(Few<Bytes>, bool)> {
         if !self.is_cold(log, from) {
-            return self.gather(log, from, (bytes_max, at_least_one)).await;
+            return Ok((self.gather(log, from, (bytes_max, at_least_one)).await?, false));
         }
         self.scrubbing.note_read();
         // Whoever reads at the end of other partitions in the same request is not kept waiting.
@@ -138,7 +139,7 @@ impl<I: Io> Owner<I> {
         {
             self.read_ahead(log, end, bytes_max.min(STRETCH_BYTES_MAX));
         }
-        Ok(records)
+        Ok((records, self.read_pace.is_beside_writes()))
     }
 
     /// Has the records from `from` on gathered, if there are any in files.

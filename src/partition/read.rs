@@ -93,12 +93,16 @@ pub struct FetchedPart {
     pub held: Option<Held>,
     /// There are records, but no memory to read them.
     pub is_short: bool,
+    /// They were read from files while somebody writes: sending them must not keep others waiting.
+    pub gives_way: bool,
 }
 
 impl FetchedPart {
     fn failed(error: ErrorCode) -> FetchedPart {
         let (high_watermark, log_start, records) = (-1, -1, Few::new());
-        FetchedPart { error, high_watermark, log_start, records, held: None, is_short: false }
+        let (is_short, gives_way) = (false, false);
+        let held = None;
+        FetchedPart { error, high_watermark, log_start, records, held, is_short, gives_way }
     }
 
     /// The owner core has stopped.
@@ -185,10 +189,10 @@ impl<I: Io> Owner<I> {
         let bytes_max = part.bytes_max.min(left);
         let Some(log) = log.filter(|_| bytes_max > 0 || is_first) else { return answer };
         match self.read_on(&log, part.offset, (bytes_max, is_first)).await {
-            Ok(records) => {
+            Ok((records, gives_way)) => {
                 // More may have settled while this was read.
                 answer.high_watermark = log.borrow().high_watermark();
-                answer.records = records;
+                (answer.records, answer.gives_way) = (records, gives_way);
             }
             Err(error) if is_shortage(&error) => {
                 self.bear_shortage(part.partition).await;
@@ -224,9 +228,10 @@ impl<I: Io> Owner<I> {
         if !(log_start..=high_watermark).contains(&part.offset) {
             return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
         }
-        let (error, records, is_short) = (ErrorCode::NONE, Few::new(), false);
+        let (records, held) = (Few::new(), None);
+        let (error, is_short, gives_way) = (ErrorCode::NONE, false, false);
         let answer =
-            FetchedPart { error, high_watermark, log_start, records, held: None, is_short };
+            FetchedPart { error, high_watermark, log_start, records, held, is_short, gives_way };
         Ok((answer, log.filter(|_| part.offset < high_watermark)))
     }
 
@@ -289,7 +294,11 @@ impl<I: Io> Owner<I> {
         let span = match self.store.held(id, gathered.next, bytes_max) {
             Some(span) => span,
             None if self.is_time_to_answer(gathered) => return Ok(false),
-            None => self.store.read(id, segment, gathered.next, bytes_max).await?,
+            None => {
+                let span = self.store.read(id, segment, gathered.next, bytes_max).await?;
+                self.read_pace.breathe().await;
+                span
+            }
         };
         let next = span.next;
         let batches = self.with_true_headers(log, segment, span);
@@ -367,6 +376,7 @@ impl<I: Io> Owner<I> {
                 .map_err(|why| damaged_in_journal(self.journal(), extent, &why))?;
             found.push((*extent, self.with_true_epochs(log, piece)));
         }
+        self.read_pace.breathe().await;
         Ok(found)
     }
 

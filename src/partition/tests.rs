@@ -144,7 +144,7 @@ fn whoever_reads_a_backlog_beside_writes_gets_twice_what_is_written() {
                 let (bytes_max, leader_epoch) = (1 << 20, -1);
                 let part = FetchPart { partition: old, offset, bytes_max, leader_epoch };
                 let answer = owner.read(&part, bytes_max, true).await;
-                assert_eq!(answer.error, ErrorCode::NONE);
+                assert_eq!((answer.error, answer.gives_way), (ErrorCode::NONE, true));
                 let before = offset;
                 for (header, batch) in answer.records.iter().flat_map(|all| records::batches(all)) {
                     assert_eq!(header.base_offset, offset);
@@ -159,6 +159,14 @@ fn whoever_reads_a_backlog_beside_writes_gets_twice_what_is_written() {
         let written: usize = written.iter().sum();
         assert!(offset < 900, "there was enough to read");
         assert!(given as f64 > 1.8 * written as f64, "{given} bytes beside {written}");
+        let gives_way = async |partition| {
+            let part = FetchPart { partition, offset: 0, bytes_max: 1000, leader_epoch: -1 };
+            owner.read(&part, 1000, true).await.gives_way
+        };
+        assert_eq!(append_of(&owner, own[2], &LIVE).await.0, ErrorCode::NONE);
+        assert!(!gives_way(own[2]).await, "it is in memory");
+        io.sleep(Duration::from_secs(1)).await;
+        assert!(!gives_way(old).await, "nobody writes");
     });
 }
 

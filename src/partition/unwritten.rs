@@ -45,6 +45,8 @@ pub(super) enum Room {
 /// Bytes that count until this is dropped.
 #[derive(Debug)]
 pub struct Held {
+    /// As `FetchedPart` says.
+    pub gives_way: bool,
     bytes: usize,
     of: Arc<AtomicUsize>,
 }
@@ -73,7 +75,7 @@ impl Unwritten {
             let copies = answer.records.iter().map(|piece| Bytes::copy_from_slice(piece));
             answer.records = copies.collect::<Few<Bytes>>();
         }
-        answer.held = Some(Held::new(bytes, self.bytes.clone()));
+        answer.held = Some(Held::new(bytes, self.bytes.clone(), answer.gives_way));
     }
 }
 
@@ -87,15 +89,15 @@ impl Room {
 }
 
 impl Held {
-    fn new(bytes: usize, of: Arc<AtomicUsize>) -> Held {
+    fn new(bytes: usize, of: Arc<AtomicUsize>, gives_way: bool) -> Held {
         of.fetch_add(bytes, Ordering::Relaxed);
-        Held { bytes, of }
+        Held { gives_way, bytes, of }
     }
 }
 
 impl Clone for Held {
     fn clone(&self) -> Held {
-        Held::new(self.bytes, self.of.clone())
+        Held::new(self.bytes, self.of.clone(), self.gives_way)
     }
 }
 
