@@ -256,6 +256,8 @@ fn fill_step(step: &mut Vec<Bytes>, pieces: &mut VecDeque<Bytes>, mut room: usiz
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
 
     use super::*;
@@ -294,7 +296,7 @@ mod tests {
             let stream = listener.accept().await.expect("a client");
             let connection = Connection::new(stream, io.now());
             for (gives_way, least, most) in
-                [(true, 7 * BREATH, 8 * BREATH), (false, BREATH * 0, BREATH)]
+                [(true, 7 * BREATH, 8 * BREATH), (false, Duration::ZERO, BREATH)]
             {
                 let (mut pieces, mut step) =
                     (VecDeque::from([Bytes::from(vec![7; BYTES])]), Vec::new());
