@@ -465,7 +465,8 @@ pub const BROKER: &[Setting] = &[
         "0",
         Honoured,
         "How fast each core reads backlogs at least while it takes in records: more moves the \
-         latency of those. It is never less than 10.5 MB/s, nor than twice what it takes in.",
+         latency of those. It is never less than 5 MB/s, or 2 MB/s where writes take longer for \
+         it, nor than twice what the core takes in.",
     ),
     row(
         Broker,

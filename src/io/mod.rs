@@ -25,6 +25,7 @@ pub mod pace;
 pub mod reply;
 pub mod ring;
 pub mod sim;
+pub mod writes;
 
 use std::future::Future;
 use std::io::Result;

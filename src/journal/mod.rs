@@ -57,7 +57,7 @@ use bytes::Bytes;
 use crate::base::buffer::Arena;
 use crate::base::time::Instant;
 use crate::io::Io;
-use crate::io::pace::Writes;
+use crate::io::writes::Writes;
 
 pub use layout::{Entry, EntryKind, NO_PARTITION};
 pub use mentions::Mentioned;

@@ -77,11 +77,13 @@ async fn write<I: Io>(inner: &Rc<Inner<I>>, group: Filling) -> bool {
         Flush::Within(_) => Durability::Written,
     };
     let at = group.address % file_bytes;
-    let writes = inner.writes.get();
-    writes.inspect(|writes| writes.begin());
-    inner.state.borrow_mut().write_since = Some(inner.io.now());
+    let began = inner.io.now();
+    let counted = inner.writes.get().map(|writes| (writes, writes.begin(began)));
+    inner.state.borrow_mut().write_since = Some(began);
     let outcome = file.write_at(at, group.bytes.clone(), durability).await;
-    writes.inspect(|writes| writes.end());
+    if let Some((writes, write)) = counted {
+        writes.end(write, inner.io.now());
+    }
     let mut state = inner.state.borrow_mut();
     state.write_since = None;
     if let Err(error) = outcome {

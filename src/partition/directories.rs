@@ -19,7 +19,7 @@ use std::task::{Poll, Waker};
 use atomic_waker::AtomicWaker;
 
 use crate::base::ids::CoreId;
-use crate::io::pace::Writes;
+use crate::io::writes::Writes;
 
 /// See the module's documentation.
 pub struct Directories {
