@@ -30,15 +30,19 @@ struct Found {
 }
 
 fn found(broker: &Broker, topic_number: u64) -> Found {
-    let mut found = Found::default();
+    let (mut found, mut last) = (Found::default(), None);
     for file in journals(broker) {
         let (_, said) = corelog(&["inspect", "--json", file.to_str().expect("UTF-8")]);
         let mut group = 0;
         for line in said.lines().filter(|line| line.starts_with('{')) {
             let value: Value = serde_json::from_str(line).expect("JSON");
             let position = value["position"].as_u64().unwrap_or(0);
-            if value["group"].is_u64() {
-                group = position;
+            if let Some(sequence) = value["group"].as_u64() {
+                if last.is_some_and(|last| sequence <= last) {
+                    // A file that is to be used again still holds what it held before.
+                    break;
+                }
+                (last, group) = (Some(sequence), position);
             }
             if value["topic_number"].as_u64() != Some(topic_number) {
                 continue;
@@ -109,7 +113,7 @@ fn partitions_whose_checkpoints_are_lost_are_found_in_packs() {
                 packs(broker).into_values().flat_map(|pieces| pieces.into_keys()).collect();
             (0..4).all(|partition| pieces.contains(&(number, partition)))
         };
-        // What is carried on in the journal is needed there until that is drained in its turn.
+        // The pack is there before the journal's files are needed no longer.
         let mut end = 50;
         await_that("everything is in packs", || {
             write(&mut peer, &filler, end..end + 2);
