@@ -3,6 +3,7 @@
 //!
 //!     alone        | 1 MiB || 1 MiB || 1 MiB |
 //!     among writes | 64 | 64 | 64 | 64 KiB |········· rest ·········| 64 | 64 | 64 | 64 KiB |····
+//!     that feel it | 256 KiB |················· rest ·················| 256 KiB |·············
 //!
 //! Lives on: every core; the counts of writes are shared by the cores that use one directory.
 //!

@@ -28,7 +28,6 @@ use crate::base::time::Instant;
 
 /// The begins of so many reads are remembered.
 const BEGINS: usize = 8;
-
 /// What a read brought is on its way to the reader for about so long, which takes the CPU.
 const ECHO: Duration = Duration::from_millis(2);
 /// A disturbed write has taken long, in hundredths of what is usual.
@@ -36,7 +35,7 @@ const LONG_TIMES: u64 = 115;
 /// Of so many appends one may wait for a disturbed write that took long, and of so many that wait
 /// for a disturbed one another, as it would have without a read.
 const BORNE: i64 = 500;
-const LONG_ANYWAY: i64 = 200;
+const LONG_ANYWAY: i64 = 250;
 /// In appends that waited long.
 const CREDIT_MAX: i64 = 40;
 /// A write counts as much as so many appends at most.
